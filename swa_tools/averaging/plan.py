@@ -1,0 +1,167 @@
+"""What an average will do, from headers alone: do these checkpoints belong together, and how."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from swa_tools.averaging.weighting import Weighting
+from swa_tools.checkpoints import Checkpoint
+from swa_tools.checkpoints.dtypes import DTYPES
+from swa_tools.checkpoints.header import TensorInfo, tensor_bytes
+from swa_tools.errors import CheckpointError
+
+Action = Literal["average", "last", "equal"]
+
+BATCH_COUNTER = "num_batches_tracked"
+RUNNING_STATISTICS = ("running_mean", "running_var")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """What becomes of one tensor.
+
+    Attributes:
+        name: Its name, the same in all checkpoints.
+        dtypes: Its dtype in each checkpoint.
+        shape: Its shape, the same in all.
+        output_dtype: Its dtype in the output.
+        action: `average`; `last`: taken from the last checkpoint (`num_batches_tracked`);
+            `equal`: must be the same in all (integers, booleans, packed formats).
+    """
+
+    name: str
+    dtypes: tuple[str, ...]
+    shape: tuple[int, ...]
+    output_dtype: str
+    action: Action
+
+    @property
+    def n_elements(self) -> int:
+        """The product of its dimensions."""
+        return math.prod(self.shape)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AveragePlan:
+    """What will be read and written.
+
+    Attributes:
+        checkpoints: The open sources, in order.
+        weighting: Name of the weighting.
+        coefficients: Factor of each source; the sum is divided by `divisor`.
+        tensors: What becomes of each tensor, in the order of the first source's bytes.
+        ties: Names that stand for another tensor's.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    weighting: str
+    coefficients: tuple[float, ...]
+    tensors: tuple[TensorPlan, ...]
+    ties: dict[str, str]
+
+    @property
+    def divisor(self) -> float:
+        """The sum of the coefficients."""
+        return math.fsum(self.coefficients)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all sources."""
+        return sum(checkpoint.n_bytes for checkpoint in self.checkpoints)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the tensors of one output."""
+        return sum(tensor_bytes(tensor.output_dtype, tensor.shape) for tensor in self.tensors)
+
+    @property
+    def has_running_statistics(self) -> bool:
+        """Whether the model keeps BatchNorm statistics, which an average makes stale."""
+        return any(t.name.rpartition(".")[2] in RUNNING_STATISTICS for t in self.tensors)
+
+
+def plan_average(
+    checkpoints: Sequence[Checkpoint], weighting: Weighting, *, dtype: str | None = None
+) -> AveragePlan:
+    """Check that checkpoints belong together and decide what becomes of every tensor.
+
+    Args:
+        checkpoints: The open sources, in order.
+        weighting: How much each counts.
+        dtype: dtype of the averaged tensors in the output (`F32`, `BF16`, …); by default the
+            sources' own, which must then agree.
+
+    Raises:
+        CheckpointError: There are none, or names, shapes, dtypes or ties differ; the message
+            names the files and the tensor.
+    """
+    if not checkpoints:
+        raise CheckpointError("nothing to average: no checkpoint was given")
+    first = checkpoints[0]
+    if not first.tensors:
+        raise CheckpointError(f"{first.path}: there are no tensors in it")
+    for other in checkpoints[1:]:
+        if other.tensors.keys() != first.tensors.keys():
+            raise _other_names(first, other)
+        if other.ties != first.ties:
+            raise CheckpointError(
+                f"{other.path}: other tensors are tied than in {first.path}:"
+                f" {other.ties} and {first.ties}"
+            )
+    return AveragePlan(
+        checkpoints=tuple(checkpoints),
+        weighting=weighting.name,
+        coefficients=weighting.coefficients(len(checkpoints)),
+        tensors=tuple(_plan_tensor(name, checkpoints, dtype) for name in first.tensors),
+        ties=first.ties,
+    )
+
+
+def _plan_tensor(name: str, checkpoints: Sequence[Checkpoint], dtype: str | None) -> TensorPlan:
+    first = checkpoints[0].tensors[name]
+    dtypes = [first.dtype]
+    for other in checkpoints[1:]:
+        found = other.tensors[name]
+        if found.shape != first.shape:
+            raise _differs(name, "shape", checkpoints[0], other)
+        if found.dtype != first.dtype and not (dtype and _both_averaged(first, found)):
+            raise _differs(name, "dtype", checkpoints[0], other)
+        dtypes.append(found.dtype)
+    action: Action = "equal"
+    output_dtype = first.dtype
+    if DTYPES[first.dtype].averaged:
+        action = "average"
+        output_dtype = dtype if dtype and first.dtype != "C64" else first.dtype
+    elif name.rpartition(".")[2] == BATCH_COUNTER:
+        action = "last"
+    return TensorPlan(name, tuple(dtypes), first.shape, output_dtype, action)
+
+
+def _both_averaged(one: TensorInfo, other: TensorInfo) -> bool:
+    return (
+        DTYPES[one.dtype].averaged
+        and DTYPES[other.dtype].averaged
+        and (one.dtype == "C64") == (other.dtype == "C64")
+    )
+
+
+def _differs(name: str, what: str, one: Checkpoint, other: Checkpoint) -> CheckpointError:
+    expected, found = getattr(one.tensors[name], what), getattr(other.tensors[name], what)
+    remedy = "; give --dtype to say what to write" if what == "dtype" else ""
+    return CheckpointError(
+        f"{other.path}: tensor {name!r} has {what} {found}, in {one.path} it has {expected}{remedy}"
+    )
+
+
+def _other_names(one: Checkpoint, other: Checkpoint) -> CheckpointError:
+    missing = [name for name in one.tensors if name not in other.tensors]
+    extra = [name for name in other.tensors if name not in one.tensors]
+    parts = []
+    for names, what in ((missing, "lacks"), (extra, "has besides")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            parts.append(f"{what} {names[0]!r}{more}")
+    return CheckpointError(
+        f"{other.path}: not of the same model as {one.path}: it {' and '.join(parts)}"
+    )

@@ -1,0 +1,207 @@
+"""Hooks on the BatchNorm layers of a model that collect the statistics of every call.
+
+With momentum 1 a layer in train mode leaves the mean and the unbiased variance of its own batch in
+its running statistics. A hook reads them there, so a pass costs what the bare forwards cost.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from swa_tools.batchnorm.estimators import Estimator, Moments
+from swa_tools.distributed import Distributed
+from swa_tools.errors import ModelError, SwaToolsError
+
+
+def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Return the BatchNorm layers that keep running statistics, by name.
+
+    BatchNorm1d/2d/3d, SyncBatchNorm and what derives from them (timm's BatchNormAct2d and
+    SyncBatchNormAct). A layer used in several places counts once. Layers with
+    `track_running_stats=False` are not among them: they always use the statistics of the batch.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        and module.track_running_stats
+        and module.running_mean is not None
+    }
+
+
+def layers_without_support(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that keep running statistics and are no BatchNorm, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if _statistics(module) and not isinstance(module, _BatchNorm)
+    }
+
+
+class Recorder:
+    """One model during the pass, and the moments of its layers.
+
+    Attributes:
+        model: The plain module, not compiled and not wrapped.
+        layers: The BatchNorm layers to recompute, by name.
+        frozen: The BatchNorm layers to leave alone, by name.
+        moments: What the calls of each layer add up to.
+
+    Raises:
+        ModelError: A lazy layer that has no size yet.
+    """
+
+    def __init__(self, model: nn.Module, *, estimator: Estimator) -> None:
+        layers = batchnorm_layers(model)
+        for name, layer in layers.items():
+            if is_lazy(_statistics(layer)["running_mean"]):
+                raise ModelError(f"layer {name} has no size yet: run the model on a batch first")
+        self.model = model
+        self.frozen = {
+            name: layer
+            for name, layer in layers.items()
+            if layer.momentum == 0 or (model.training and not layer.training)
+        }
+        self.layers = {name: layer for name, layer in layers.items() if name not in self.frozen}
+        self.saved = {
+            name: {key: buffer.clone() for key, buffer in _statistics(layer).items()}
+            for name, layer in self.layers.items()
+        }
+        self.moments = {
+            name: Moments(layer.num_features, estimator=estimator, device=self.device)
+            for name, layer in self.layers.items()
+        }
+        self._batch_size = 0
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the statistics, and so of the model."""
+        layer = next(iter(self.layers.values()))
+        return _statistics(layer)["running_mean"].device
+
+    def forward(self, images: torch.Tensor) -> None:
+        """Run the model; the hooks add what they see to the moments."""
+        self._batch_size = len(images)
+        self.model(images)
+
+    @contextlib.contextmanager
+    def attached(self, *, train_mode: bool) -> Iterator[None]:
+        """Set modes, momenta and hooks, and set them back; after an error the buffers, too."""
+        with contextlib.ExitStack() as undo:
+            try:
+                self._attach(undo, train_mode=train_mode)
+                yield
+            except BaseException:
+                for name in self.layers:
+                    self._restore(name)
+                raise
+
+    def _attach(self, undo: contextlib.ExitStack, *, train_mode: bool) -> None:
+        for module in self.model.modules():
+            undo.callback(setattr, module, "training", module.training)
+            if isinstance(module, nn.SyncBatchNorm):
+                vars(module)["forward"] = _forward_without_sync(module)
+                undo.callback(vars(module).pop, "forward")
+        self.model.train(train_mode)
+        for layer in (*self.frozen.values(), *layers_without_support(self.model).values()):
+            layer.training = False
+        for name, layer in self.layers.items():
+            undo.callback(setattr, layer, "momentum", layer.momentum)
+            # Not layer.train(): timm's layers hold an activation and a dropout.
+            layer.training, layer.momentum = True, 1.0
+            # What stands there must not reach the new statistics: 0 · NaN is NaN.
+            layer.reset_running_stats()
+            undo.callback(layer.register_forward_pre_hook(self._check(name)).remove)
+            undo.callback(layer.register_forward_hook(self._read(name)).remove)
+
+    def merge(self, context: Distributed) -> None:
+        """Replace the moments by those of all ranks together."""
+        if context.world_size == 1:
+            return
+        self.moments, *others = context.gather(
+            {name: moments.to("cpu") for name, moments in self.moments.items()}
+        )
+        for other in others:
+            for name, moments in self.moments.items():
+                moments.merge(other[name])
+
+    def write(self) -> None:
+        """Put the new statistics into the layers that were called, the old into the others."""
+        if all(moments.n_calls == 0 for moments in self.moments.values()):
+            raise SwaToolsError(
+                "the forward pass reached no BatchNorm layer; if parts of the model are compiled,"
+                " give the model as it was before compiling"
+            )
+        for name, moments in self.moments.items():
+            if moments.n_calls == 0:
+                self._restore(name)
+                continue
+            new = {
+                "running_mean": moments.mean,
+                "running_var": moments.variance(),
+                "num_batches_tracked": torch.tensor(moments.n_calls),
+            }
+            for key, buffer in _statistics(self.layers[name]).items():
+                buffer.copy_(new[key])
+                if not buffer.isfinite().all():
+                    raise SwaToolsError(
+                        f"layer {name}: its new {key} is not finite; the weights or the images"
+                        " hold NaN or overflow"
+                    )
+
+    @property
+    def uncalled(self) -> tuple[str, ...]:
+        """Names of the layers that no forward pass has reached."""
+        return tuple(name for name, moments in self.moments.items() if moments.n_calls == 0)
+
+    def _restore(self, name: str) -> None:
+        for key, buffer in _statistics(self.layers[name]).items():
+            buffer.copy_(self.saved[name][key])
+
+    def _check(self, name: str) -> Callable[..., None]:
+        def check(_layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if inputs and _n_values(inputs[0]) < 2:
+                raise SwaToolsError(
+                    f"layer {name}: a batch of {self._batch_size} gives it one value per channel,"
+                    " which has no variance; use larger batches, or drop the last one"
+                )
+
+        return check
+
+    def _read(self, name: str) -> Callable[..., None]:
+        def read(layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            statistics = _statistics(layer)
+            self.moments[name].add(
+                statistics["running_mean"],
+                statistics["running_var"],
+                count=_n_values(output),
+                batch_size=self._batch_size,
+            )
+
+        return read
+
+
+def _statistics(layer: nn.Module) -> dict[str, torch.Tensor]:
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    return {key: buffer for key, buffer in layer.named_buffers(recurse=False) if key in names}
+
+
+def _n_values(activations: torch.Tensor) -> int:
+    """Return the values per channel of activations (N, C, …)."""
+    return activations.numel() // activations.shape[1]
+
+
+def _forward_without_sync(layer: nn.SyncBatchNorm) -> Callable[[torch.Tensor], torch.Tensor]:
+    # Its own forward waits for the other ranks, which need not have as many batches.
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = _BatchNorm.forward(layer, images)
+        for name in ("drop", "act"):  # What timm's SyncBatchNormAct goes on with.
+            if hasattr(layer, name):
+                output = getattr(layer, name)(output)
+        return output
+
+    return forward

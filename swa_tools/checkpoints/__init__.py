@@ -1,0 +1,62 @@
+"""Files of tensors: read any, write safetensors. No torch, but for pickled inputs."""
+
+from pathlib import Path
+
+from swa_tools.checkpoints.discovery import (
+    find_checkpoints,
+    is_run_directory,
+    run_directory_of,
+)
+from swa_tools.checkpoints.header import TensorInfo
+from swa_tools.checkpoints.metadata import (
+    AverageInfo,
+    BnInfo,
+    CheckpointMetadata,
+    ModelInfo,
+    Preprocessing,
+    SourceInfo,
+    TrainingInfo,
+)
+from swa_tools.checkpoints.reader import Checkpoint, open_checkpoint
+from swa_tools.checkpoints.writer import (
+    SafetensorsWriter,
+    atomic_output,
+    check_output,
+    file_metadata,
+    write_checkpoint,
+)
+
+__all__ = [
+    "AverageInfo",
+    "BnInfo",
+    "Checkpoint",
+    "CheckpointMetadata",
+    "ModelInfo",
+    "Preprocessing",
+    "SafetensorsWriter",
+    "SourceInfo",
+    "TensorInfo",
+    "TrainingInfo",
+    "atomic_output",
+    "check_output",
+    "content_digest",
+    "file_metadata",
+    "find_checkpoints",
+    "is_run_directory",
+    "open_checkpoint",
+    "read_metadata",
+    "run_directory_of",
+    "write_checkpoint",
+]
+
+
+def read_metadata(path: str | Path) -> CheckpointMetadata | None:
+    """Return what swa-tools wrote into a checkpoint; None for somebody else's file."""
+    with open_checkpoint(path) as checkpoint:
+        return checkpoint.metadata
+
+
+def content_digest(path: str | Path, *, entry: str | None = None) -> str:
+    """Return the digest of a checkpoint's tensors (see `checkpoints.digest`); reads all of it."""
+    with open_checkpoint(path, entry=entry) as checkpoint:
+        return checkpoint.digest()

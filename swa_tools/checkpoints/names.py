@@ -1,0 +1,57 @@
+"""Names of tensors: what wrappers put in front of them, and their natural order."""
+
+import re
+from collections.abc import Iterable
+
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+"""DistributedDataParallel, DataParallel and AveragedModel; torch.compile."""
+
+LIGHTNING_PREFIX = "model."
+
+AVERAGED_MODEL_COUNTER = "n_averaged"
+
+
+def plain_names(
+    stored: Iterable[str], *, lightning: bool = False
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Remove the prefixes of wrappers, in any order, where every name carries them.
+
+    `AveragedModel`'s counter `n_averaged` stands outside of its prefix and is dropped.
+
+    Args:
+        stored: The names in the file.
+        lightning: Whether `model.` counts as a wrapper too, as in Lightning's pickled files. In
+            safetensors it does not: there it is part of many models' own names.
+
+    Returns:
+        The stored name by plain name, in the order of the file, and notes on what was changed.
+    """
+    names = {name: name for name in stored}
+    notes = []
+    prefixes = (*WRAPPER_PREFIXES, LIGHTNING_PREFIX) if lightning else WRAPPER_PREFIXES
+    removed = ""
+    while prefix := _shared_prefix(names, prefixes):
+        if names.pop(AVERAGED_MODEL_COUNTER, None) is not None:
+            notes.append(f"the counter '{AVERAGED_MODEL_COUNTER}' of AveragedModel is left out")
+        names = {name.removeprefix(prefix): old for name, old in names.items()}
+        removed += prefix
+    if removed:
+        notes.insert(0, f"the prefix '{removed}' is removed from every name")
+    return names, tuple(notes)
+
+
+def _shared_prefix(names: Iterable[str], prefixes: Iterable[str]) -> str | None:
+    rest = [name for name in names if name != AVERAGED_MODEL_COUNTER]
+    for prefix in prefixes:
+        if rest and all(name.startswith(prefix) and name != prefix for name in rest):
+            return prefix
+    return None
+
+
+def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a sort key that puts `epoch-10` after `epoch-9`."""
+    return tuple(
+        (0, int(part)) if part.isdecimal() else (1, part)
+        for part in re.split(r"(\d+)", text)
+        if part
+    )

@@ -1,0 +1,163 @@
+"""Files that PyTorch pickled. The only module here that imports torch.
+
+Loading is restricted to tensors, containers and numbers (`weights_only=True`); of classes,
+`argparse.Namespace` alone is allowed, because timm's and torchvision's trainers store one.
+"""
+
+import argparse
+import os
+import re
+import threading
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swa_tools.checkpoints.files import check_identity, identity, open_for_reading
+from swa_tools.checkpoints.header import TensorInfo
+from swa_tools.errors import CheckpointError
+
+TORCH_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.complex64: "C64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The safetensors name of each torch dtype that the format has."""
+
+
+class PickledFile:
+    """One file written by `torch.save`; a `TensorFile`.
+
+    The zip format is mapped and read tensor by tensor; the old format, which cannot be mapped,
+    is held in memory whole.
+    """
+
+    def __init__(self, path: Path, *, entry: str | None = None) -> None:
+        self.path = path
+        self.metadata: dict[str, str] = {}
+        self._opened = self._identity()
+        self.is_mapped = zipfile.is_zipfile(path)
+        loaded = _load(path, mmap=self.is_mapped)
+        self.entries = _state_dicts(loaded, path)
+        self._state_dict = _choose(self.entries, entry, path)
+        self.tensors = {
+            name: _tensor_info(name, tensor, path) for name, tensor in self._state_dict.items()
+        }
+        self._contiguous: tuple[str, torch.Tensor] | None = None
+        self._lock = threading.Lock()
+
+    def _identity(self) -> tuple[int, int]:
+        descriptor = open_for_reading(self.path)
+        try:
+            return identity(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """See `TensorFile`."""
+        flat = self._bytes_of(name)
+        buffer[:] = memoryview(flat[offset : offset + len(buffer)].numpy())
+
+    def _bytes_of(self, name: str) -> torch.Tensor:
+        tensor = self._state_dict[name]
+        if tensor.is_contiguous():
+            return tensor.reshape(-1).view(torch.uint8)
+        with self._lock:  # a channels_last tensor is laid out once, not once for every block of it
+            if self._contiguous is None or self._contiguous[0] != name:
+                self._contiguous = name, tensor.contiguous().reshape(-1).view(torch.uint8)
+            return self._contiguous[1]
+
+    def check_unchanged(self) -> None:
+        """See `TensorFile`."""
+        check_identity(self.path, self._opened, self._identity())
+
+    def close(self) -> None:
+        """See `TensorFile`; a mapping ends with its last tensor."""
+        self._state_dict = {}
+        self._contiguous = None
+
+
+def _load(path: Path, *, mmap: bool) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # a damaged pickle can fail in any way; none of them is our bug
+        text = str(error)
+        found = re.search(r"(?:GLOBAL|global|class) ([\w.]+\.[\w.]+)", text)
+        if "weights_only" in text.lower() and found:
+            raise CheckpointError(
+                f"{path}: refused: it holds a Python object besides tensors, {found[1]}, and"
+                " loading that could run code; save its state_dict alone, or as safetensors"
+            ) from error
+        first = text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path}: not a checkpoint that can be read: expected safetensors or a file of"
+            f" torch.save, found something else or a damaged one ({first})"
+        ) from error
+
+
+def _state_dicts(loaded: Any, path: Path) -> dict[str, Mapping[str, torch.Tensor]]:
+    """Find the sets of weights in a loaded object: under its keys, or else the object itself."""
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(
+            f"{path}: expected a dictionary of tensors, found {type(loaded).__name__}"
+        )
+    entries = {str(key): value for key, value in loaded.items() if _is_state_dict(value)}
+    if entries:
+        return entries
+    if _is_state_dict(loaded):
+        return {"": loaded}
+    keys = ", ".join(str(key) for key in list(loaded)[:8])
+    raise CheckpointError(f"{path}: no state dict in it: expected tensors by name, found {keys}")
+
+
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
+    )
+
+
+def _choose(
+    entries: Mapping[str, Mapping[str, torch.Tensor]], entry: str | None, path: Path
+) -> Mapping[str, torch.Tensor]:
+    names = ", ".join(name or "(the file itself)" for name in entries)
+    if entry is not None:
+        if entry not in entries:
+            raise CheckpointError(f"{path}: no weights under {entry!r}; it holds: {names}")
+        return entries[entry]
+    if len(entries) > 1:
+        raise CheckpointError(
+            f"{path}: several sets of weights in one file: {names}; choose one with --entry"
+        )
+    return next(iter(entries.values()))
+
+
+def _tensor_info(name: str, tensor: torch.Tensor, path: Path) -> TensorInfo:
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        raise CheckpointError(f"{path}: tensor {name!r} is sparse or quantized; dense expected")
+    if tensor.dtype not in TORCH_DTYPES:
+        raise CheckpointError(f"{path}: tensor {name!r} has dtype {tensor.dtype}; not supported")
+    if tensor.device.type != "cpu":
+        raise CheckpointError(f"{path}: tensor {name!r} holds no data (device {tensor.device})")
+    return TensorInfo(
+        TORCH_DTYPES[tensor.dtype], tuple(tensor.shape), 0, tensor.numel() * tensor.element_size()
+    )

@@ -1,0 +1,204 @@
+"""Open a checkpoint, whatever it is stored as, and read its tensors piece by piece."""
+
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from swa_tools.checkpoints.digest import BLOCK_ELEMENTS, block_hash, combine
+from swa_tools.checkpoints.dtypes import DTYPES, numpy_dtype
+from swa_tools.checkpoints.files import SafetensorsFile, TensorFile, open_for_reading
+from swa_tools.checkpoints.header import PREFIX_BYTES
+from swa_tools.checkpoints.metadata import METADATA_KEY, CheckpointMetadata, parse_metadata
+from swa_tools.checkpoints.names import plain_names
+from swa_tools.checkpoints.sharded import open_index
+from swa_tools.errors import CheckpointError
+
+FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+class Checkpoint:
+    """A set of weights: a safetensors file, a sharded one, a folder, or a pickled file.
+
+    A context manager; leaving it closes the files.
+
+    Attributes:
+        path: As it was given.
+        name: The path's last part, for messages and metadata.
+        tensors: dtype, shape and size by name, prefixes of wrappers removed from the names.
+        metadata: What swa-tools wrote about it; None for somebody else's file.
+        ties: Names that stand for another tensor's, as safetensors' `save_model` records them.
+        notes: What was changed in reading it, for the user to know.
+    """
+
+    def __init__(self, path: Path, files: Iterable[TensorFile], *, pickled: bool = False) -> None:
+        self.path = path
+        self.name = path.resolve().name if path.name in ("", ".", "..") else path.name
+        self._files = tuple(files)
+        stored = {name: file for file in self._files for name in file.tensors}
+        names, notes = plain_names(stored, lightning=pickled)
+        self.notes: tuple[str, ...] = notes
+        self._places = {name: (stored[old], old) for name, old in names.items()}
+        self.tensors = {name: file.tensors[old] for name, (file, old) in self._places.items()}
+        header = self._files[0].metadata
+        self.ties = {
+            name: target
+            for name, target in header.items()
+            if target in self.tensors and name not in self.tensors
+        }
+        self.metadata: CheckpointMetadata | None = None
+        if METADATA_KEY in header:
+            self.metadata = parse_metadata(header[METADATA_KEY], where=str(path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is stored in."""
+        return tuple(file.path for file in self._files)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all tensors together."""
+        return sum(info.n_bytes for info in self.tensors.values())
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer with the bytes of a tensor, from its byte `offset` on.
+
+        Safe in several threads at once.
+
+        Raises:
+            CheckpointError: The file ends too early, or the disk fails.
+        """
+        file, stored = self._places[name]
+        try:
+            file.read_into(stored, offset, buffer)
+        except OSError as error:
+            raise CheckpointError(
+                f"{file.path}: cannot read tensor {name!r}: {error.strerror}"
+            ) from error
+
+    def read_bytes(self, name: str) -> bytearray:
+        """Return the bytes of a tensor."""
+        data = bytearray(self.tensors[name].n_bytes)
+        self.read_into(name, 0, memoryview(data))
+        return data
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a tensor as an array of its shape and dtype (ml_dtypes' for bfloat16, float8).
+
+        Raises:
+            CheckpointError: It cannot be read, or NumPy has no such dtype (packed F4 and F6).
+        """
+        info = self.tensors[name]
+        return np.frombuffer(self.read_bytes(name), numpy_dtype(info.dtype)).reshape(info.shape)
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a file is not what it was when it was opened."""
+        for file in self._files:
+            file.check_unchanged()
+
+    def digest(self) -> str:
+        """Read everything and return the content digest (see `checkpoints.digest`)."""
+        buffer = memoryview(bytearray(BLOCK_ELEMENTS * 8))
+        found = {}
+        for name, info in self.tensors.items():
+            total = 0
+            step = BLOCK_ELEMENTS * DTYPES[info.dtype].bits // 8
+            for index, offset in enumerate(range(0, info.n_bytes, step)):
+                block = buffer[: min(step, info.n_bytes - offset)]
+                self.read_into(name, offset, block)
+                total += block_hash(block, index)
+            found[name] = (info.dtype, info.shape, total)
+        self.check_unchanged()
+        return combine(found)
+
+
+def open_checkpoint(path: str | Path, *, entry: str | None = None) -> Checkpoint:
+    """Open a checkpoint for reading; only headers are read here.
+
+    Args:
+        path: A `.safetensors` file, a sharded `*.index.json`, a folder with one of them as
+            Hugging Face and timm write it, or a file of PyTorch's (`.pth`, `.pt`, `.pth.tar`,
+            `.bin`, `.ckpt`), which alone imports torch. The content decides, not the name.
+        entry: Which set of weights to take from a pickled file that holds several, such as
+            `state_dict_ema`.
+
+    Raises:
+        CheckpointError: It is missing, damaged, of another format, or ambiguous.
+    """
+    path = Path(path)
+    target = _file_in_folder(path) if path.is_dir() else path
+    if target.name.endswith(".index.json"):
+        with ExitStack() as stack:
+            shards = []
+            for shard in open_index(target):
+                file = SafetensorsFile(shard.path)
+                stack.callback(file.close)
+                shard.check(file.tensors)
+                shards.append(file)
+            checkpoint = Checkpoint(path, shards)
+            stack.pop_all()
+            return checkpoint
+    if is_safetensors(target):
+        if entry is not None:
+            raise CheckpointError(
+                f"{path}: a safetensors file holds one set of weights; leave out the entry {entry!r}"
+            )
+        return _checked(path, SafetensorsFile(target), pickled=False)
+    from swa_tools.checkpoints.pickled import PickledFile  # imports torch
+
+    return _checked(path, PickledFile(target, entry=entry), pickled=True)
+
+
+def _checked(path: Path, file: TensorFile, *, pickled: bool) -> Checkpoint:
+    try:
+        return Checkpoint(path, [file], pickled=pickled)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _file_in_folder(folder: Path) -> Path:
+    for name in FOLDER_FILES:
+        if (folder / name).exists():
+            return folder / name
+    raise CheckpointError(
+        f"{folder}: no weights in this folder: expected {', '.join(FOLDER_FILES)}"
+    )
+
+
+def is_safetensors(path: Path) -> bool:
+    """Tell by a file's name, or else its first bytes, whether it is safetensors.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    if path.suffix == ".safetensors":
+        return True
+    descriptor = open_for_reading(path)
+    try:
+        start = os.pread(descriptor, PREFIX_BYTES + 1, 0)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+    return start[PREFIX_BYTES:] == b"{" and not start.startswith(b"PK\x03\x04")

@@ -1,0 +1,76 @@
+"""The index of a sharded safetensors checkpoint (`model.safetensors.index.json`)."""
+
+import dataclasses
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from swa_tools.errors import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shard:
+    """One file that an index names, and the tensors that it says stand in it."""
+
+    index: Path
+    path: Path
+    names: frozenset[str]
+
+    def check(self, found: Collection[str]) -> None:
+        """Compare with what the file holds.
+
+        Raises:
+            CheckpointError: A tensor is missing from the file, or from the index.
+        """
+        for name in sorted(self.names.symmetric_difference(found)):
+            missing_from = self.path.name if name in self.names else self.index.name
+            raise CheckpointError(
+                f"{self.index}: index and shard {self.path.name} do not belong together:"
+                f" tensor {name!r} is missing from {missing_from}"
+            )
+
+
+def open_index(path: Path) -> list[Shard]:
+    """Read an index and return its shards, sorted by name.
+
+    A shard must lie in the index's own folder: beside the index, or beside the file that the
+    index is a link to (Hugging Face's cache keeps both as links into one folder).
+
+    Raises:
+        CheckpointError: The index is missing or broken, or names a file outside its folder.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a JSON file: {error}") from error
+    weight_map = document.get("weight_map") if isinstance(document, dict) else None
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(file, str) for file in weight_map.values())
+    ):
+        raise CheckpointError(
+            f"{path}: not an index of safetensors: expected an object 'weight_map' from tensor"
+            " names to file names"
+        )
+    names: dict[str, set[str]] = {}
+    for name, file in weight_map.items():
+        names.setdefault(file, set()).add(name)
+    return [
+        Shard(path, _shard_path(path, file), frozenset(names[file])) for file in sorted(names)
+    ]
+
+
+def _shard_path(index: Path, file: str) -> Path:
+    shard = index.parent / file
+    folders = {index.parent.resolve(), index.resolve().parent}
+    outside = "\0" in file or Path(file).is_absolute() or ".." in Path(file).parts
+    if outside or not any(shard.resolve().is_relative_to(folder) for folder in folders):
+        raise CheckpointError(
+            f"{index}: it names a file outside its folder, {file!r:.100}; refused"
+        )
+    return shard

@@ -1,0 +1,176 @@
+"""Outputs that appear whole or not at all.
+
+A temporary file in the same folder, fsync, rename, fsync of the folder. Whatever goes wrong on
+the way, Ctrl-C included, the temporary file is removed and an earlier output is untouched. A
+killed process leaves its temporary file behind, unlocked; the next writer of the same output
+removes it.
+"""
+
+import contextlib
+import fcntl
+import glob
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from swa_tools.checkpoints.dtypes import safetensors_dtype
+from swa_tools.checkpoints.header import build_header
+from swa_tools.checkpoints.metadata import METADATA_KEY, CheckpointMetadata
+from swa_tools.errors import OutputError
+
+Buffer = bytes | bytearray | memoryview
+
+
+def check_output(path: Path, *, force: bool = False) -> None:
+    """Tell early whether an output could be written, before the work for it is done.
+
+    Raises:
+        OutputError: It exists and `force` is not set, or its folder is missing or read-only.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: cannot write it: it is a folder")
+    if path.exists() and not force:
+        raise OutputError(f"{path}: it exists already; choose another name, or give --force")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: cannot write it: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: cannot write it: no permission to write in {path.parent}")
+
+
+@contextlib.contextmanager
+def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO]:
+    """Give a file to write to, which becomes `path` when the block ends without an error.
+
+    Its permissions are those that the umask gives. Positioned writes (`os.pwrite` on its
+    descriptor) are welcome.
+
+    Raises:
+        OutputError: The output exists and `force` is not set, or cannot be written.
+    """
+    path = Path(path)
+    check_output(path, force=force)
+    _remove_abandoned(path)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "xb+") as file:
+            try:
+                with contextlib.suppress(OSError):  # some network file systems have no locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                check_output(path, force=force)
+                os.replace(temporary, path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    temporary.unlink()
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write it: {error.strerror or error}") from error
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of writers that were killed; a living one holds its lock."""
+    for candidate in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), open(candidate, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            candidate.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class SafetensorsWriter:
+    """Writes tensors to their places in a safetensors file, in any order and from any thread.
+
+    The place of every tensor is fixed by the header, which is written first. Metadata that is
+    known only at the end (digests) replaces a placeholder of the same length.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Lay out the file and write its header.
+
+        Args:
+            file: From `atomic_output`.
+            tensors: dtype name and shape by tensor name.
+            metadata: The file's `__metadata__`, from `file_metadata`.
+        """
+        self._descriptor = file.fileno()
+        self._tensors = tensors
+        self._header, self._placed = build_header(tensors, metadata)
+        self._write(self._header, 0)
+
+    def write(self, name: str, offset: int, data: Buffer) -> None:
+        """Write bytes of a tensor, from its byte `offset` on."""
+        self._write(data, self._placed[name].start + offset)
+
+    def replace_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Write the header again with other metadata of the same length."""
+        header, _ = build_header(self._tensors, metadata)
+        if len(header) != len(self._header):
+            raise ValueError(f"metadata of another length: {len(header)}, {len(self._header)}")
+        self._write(header, 0)
+
+    def _write(self, data: Buffer, position: int) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            n_written = os.pwrite(self._descriptor, view, position)
+            view, position = view[n_written:], position + n_written
+
+
+def file_metadata(
+    metadata: CheckpointMetadata | None, ties: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the `__metadata__` of a safetensors file.
+
+    Args:
+        metadata: What swa-tools has to say of the checkpoint; None for nothing.
+        ties: Names that stand for another tensor's, as safetensors' `save_model` records them.
+    """
+    result = {"format": "pt", **(ties or {})}
+    if metadata is not None:
+        result[METADATA_KEY] = metadata.to_json()
+    return result
+
+
+def write_checkpoint(
+    path: str | Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: CheckpointMetadata | None,
+    *,
+    ties: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> None:
+    """Write arrays as a safetensors file, whole or not at all.
+
+    Args:
+        path: The output.
+        tensors: Arrays by name; any memory layout, written in C order. dtypes as NumPy and
+            ml_dtypes have them.
+        metadata: See `checkpoints.metadata`.
+        ties: See `file_metadata`.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        OutputError: The output exists and `force` is not set, or cannot be written.
+        CheckpointError: safetensors has no such dtype.
+    """
+    layout = {name: (safetensors_dtype(array.dtype), array.shape) for name, array in tensors.items()}
+    with atomic_output(path, force=force) as file:
+        writer = SafetensorsWriter(file, layout, file_metadata(metadata, ties))
+        for name, array in tensors.items():
+            contiguous = np.ascontiguousarray(array)
+            writer.write(name, 0, contiguous.reshape(-1).view(np.uint8).data)

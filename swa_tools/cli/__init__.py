@@ -1,0 +1,88 @@
+"""The command line: options in, one library call, results out.
+
+A command is the object `command` of the module that carries its name, and is imported when it is
+asked for. Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from swa_tools import __version__
+from swa_tools.errors import SwaToolsError
+
+COMMANDS = (
+    "finetune",
+    "average",
+    "update-bn",
+    "evaluate",
+    "inspect",
+    "demo",
+)
+"""In the order of the work."""
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"swa_tools.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="swa-tools")
+def group() -> None:
+    """Stochastic Weight Averaging for pretrained timm and torchvision models.
+
+    Fine-tune with a cyclic learning rate, average the checkpoints, recompute BatchNorm, evaluate.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the status that its contract gives.
+
+    0: done. 1: an error, in one line on stderr. 2: wrong usage. 130: Ctrl-C. 143: SIGTERM.
+    """
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; see `main`."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = group.main(arguments, prog_name="swa-tools", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except SwaToolsError as error:
+        click.echo(f"Error: {error}", err=True)
+        return EXIT_ERROR
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    return result if isinstance(result, int) else 0
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(EXIT_TERMINATED)

@@ -1,0 +1,102 @@
+"""What the commands print: results on stdout, progress and notices on stderr."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import click
+
+PLAIN_INTERVAL_SECONDS = 10.0
+"""How often progress prints a line where stderr is no terminal."""
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def notice(text: str) -> None:
+    """Print a line for the user on stderr."""
+    click.echo(text, err=True)
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str | None = None
+) -> None:
+    """Print a table on stdout; the first column is left-aligned, the others right-aligned."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+    for row in rows:
+        table.add_row(*row)
+    # Where stdout is a file or a pipe nothing is folded to the width of a terminal.
+    width = None if sys.stdout.isatty() else 200
+    Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False).print(table)
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int | None, *, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show how far a piece of work is, on stderr.
+
+    A bar with rate and time left on a terminal; a plain line now and then elsewhere.
+
+    Args:
+        description: What is being done.
+        total: How much there is to do; None if that is not known.
+        unit: What is counted, in the plural (`images`, `bytes`).
+
+    Yields:
+        A function to call with the amount that has been done since the last call.
+    """
+    if sys.stderr.isatty():
+        with _bar(description, total, unit) as advance:
+            yield advance
+    else:
+        yield _plain_lines(description, total, unit)
+
+
+@contextlib.contextmanager
+def _bar(description: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    start = time.monotonic()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+        TextColumn("{task.fields[rate]:,.0f}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(description, total=total or 0, unit=unit, rate=0.0)
+
+        def advance(amount: int) -> None:
+            done = bars.tasks[0].completed + amount
+            rate = done / max(time.monotonic() - start, 1e-9)
+            bars.update(task, advance=amount, rate=rate)
+
+        yield advance
+
+
+def _plain_lines(description: str, total: int | None, unit: str) -> Callable[[int], None]:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(amount: int) -> None:
+        nonlocal last, done
+        done += amount
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL_SECONDS:
+            last = now
+            of = f"/{total:,}" if total else ""
+            notice(f"{description}: {done:,}{of} {unit}, {done / (now - start):,.0f}/s")
+
+    return advance

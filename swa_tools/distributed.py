@@ -1,0 +1,222 @@
+"""The environment that torchrun sets, in one context manager, and sums across its processes.
+
+Every collective of the package goes through `Distributed`, so that one process and many run the
+same code, and so that a lost process is one clear line instead of a traceback.
+"""
+
+import contextlib
+import dataclasses
+import datetime as dt
+import os
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from swa_tools.errors import SwaToolsError
+
+T = TypeVar("T")
+
+TIMEOUT = dt.timedelta(hours=1)
+"""How long a process waits for the others: rank 0 may read and write large files meanwhile."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Distributed:
+    """This process among the others of the job.
+
+    Attributes:
+        rank: Number of this process among all, from 0.
+        world_size: Number of processes.
+        local_rank: Number of this process on its machine; the number of its GPU.
+        device: Where this process computes.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and talks to the user."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the tensor over all ranks, in its own dtype; it is not changed.
+
+        Integers are added exactly. All ranks must call this, with one shape and dtype.
+        """
+        if self.world_size == 1:
+            return tensor
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        with self._collective("sum"):
+            dist.all_reduce(total)
+        return total
+
+    def gather(self, value: T) -> list[T]:
+        """Return the picklable value of every rank, in their order. All ranks must call this."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with self._collective("gather"):
+            dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: T) -> T:
+        """Return the picklable value of rank 0 on every rank. All ranks must call this."""
+        if self.world_size == 1:
+            return value
+        values: list[Any] = [value]
+        with self._collective("broadcast"):
+            dist.broadcast_object_list(values, src=0)
+        received: T = values[0]
+        return received
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.gather(None)
+
+    @contextlib.contextmanager
+    def _collective(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise SwaToolsError(
+                f"rank {self.rank} of {self.world_size}: lost the other processes in a {name}"
+                f" ({_first_line(error)}); look for the first error above this one"
+            ) from error
+
+
+@contextlib.contextmanager
+def distributed(device: str = "auto") -> Iterator[Distributed]:
+    """Join the processes that torchrun started; without torchrun, be the only one.
+
+    Reads `RANK`, `WORLD_SIZE` and `LOCAL_RANK`. Tensors on a GPU travel over NCCL, everything
+    else over gloo. The process group is destroyed at the end if it was made here; a group that
+    is already there is used and left alone.
+
+    Args:
+        device: `auto` (the GPU of the local rank, else MPS, else the CPU), or a torch device.
+
+    Raises:
+        SwaToolsError: The environment is broken, the device is not there, or the processes do
+            not find each other.
+    """
+    rank = _environment_number("RANK", 0)
+    world_size = _environment_number("WORLD_SIZE", 1)
+    local_rank = _environment_number("LOCAL_RANK", 0)
+    joined = dist.is_available() and dist.is_initialized()
+    if joined:
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+    if not 0 <= rank < world_size:
+        raise SwaToolsError(
+            f"the environment is broken: expected 0 <= RANK < WORLD_SIZE, found RANK={rank},"
+            f" WORLD_SIZE={world_size}; start with torchrun or unset both"
+        )
+    context = Distributed(
+        rank=rank,
+        world_size=world_size,
+        local_rank=local_rank,
+        device=_rank_device(device, local_rank=local_rank, world_size=world_size),
+    )
+    if context.device.type == "cuda":
+        torch.cuda.set_device(context.device)
+    if joined or world_size == 1:
+        yield context
+    else:
+        with _process_group(context):
+            yield context
+
+
+@contextlib.contextmanager
+def _process_group(context: Distributed) -> Iterator[None]:
+    is_cuda = context.device.type == "cuda"
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+            rank=context.rank,
+            world_size=context.world_size,
+            timeout=TIMEOUT,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise SwaToolsError(
+            f"rank {context.rank} of {context.world_size}: the processes do not find each other"
+            f" ({_first_line(error)}); start with torchrun"
+        ) from error
+    try:
+        yield
+    except BaseException:
+        # NCCL waits here for the other ranks, which may wait for this one; gloo does not.
+        if not is_cuda:
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def single_process(device: str = "auto") -> Distributed:
+    """Return the context of a process that is the only one, whatever the environment says.
+
+    Raises:
+        SwaToolsError: The device is not there.
+    """
+    return Distributed(device=_rank_device(device, local_rank=0, world_size=1))
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return the device if it computes in float64, else the CPU (MPS has no float64)."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def _rank_device(name: str, *, local_rank: int, world_size: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and world_size == 1 and torch.backends.mps.is_available():
+            name = "mps"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SwaToolsError(
+            f"unknown device {name!r}: expected auto, cpu, cuda, cuda:N or mps"
+        ) from error
+    if device.type == "cuda":
+        return _cuda_device(device, local_rank=local_rank, world_size=world_size)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SwaToolsError("device mps: this machine or this torch has no MPS; try --device cpu")
+    if device.type == "mps" and world_size > 1:
+        raise SwaToolsError("device mps: torch runs one process on MPS; leave torchrun out")
+    return device
+
+
+def _cuda_device(device: torch.device, *, local_rank: int, world_size: int) -> torch.device:
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if n_devices == 0:
+        raise SwaToolsError(f"device {device}: torch finds no CUDA GPU; try --device cpu")
+    has_number = ":" in str(device)
+    if has_number and world_size > 1:
+        raise SwaToolsError(
+            f"device {device}: {world_size} processes cannot share it; leave the number out,"
+            " and each takes the GPU of its local rank"
+        )
+    index = device.index if has_number else local_rank
+    if index >= n_devices:
+        raise SwaToolsError(
+            f"device cuda:{index}: there are only {n_devices} GPUs here;"
+            f" start with torchrun --nproc-per-node {n_devices} or fewer"
+        )
+    return torch.device("cuda", index)
+
+
+def _environment_number(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    try:
+        return int(value)
+    except ValueError as error:
+        raise SwaToolsError(
+            f"environment variable {name}: expected a whole number, found {value!r}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

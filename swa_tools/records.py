@@ -1,0 +1,193 @@
+"""The one line format of results: a record is one JSON line.
+
+`finetune` writes them to `RUN/metrics.jsonl`, everything that scores checkpoints appends them to
+`RUN/results.jsonl` or to the file that `--results` names, and `report` reads nothing else.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import math
+import os
+import sys
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from swa_tools.errors import SwaToolsError
+
+Event = Literal["step", "epoch", "evaluation"]
+EVENTS: tuple[Event, ...] = typing.get_args(Event)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One thing that was measured.
+
+    Attributes:
+        event: `step` and `epoch` come from training, `evaluation` from scoring a checkpoint.
+        checkpoint: Name of the scored file, without its folder.
+        digest: Content digest of its tensors (`xxh3-128:…`).
+        kind: What was scored: `checkpoint`, `average`, `soup`, `ensemble`, `start`, `ema`.
+        bn: BatchNorm state when it was scored: `none`, `trained`, `stale`, `updated`, `unknown`.
+        split: `train` or `val`.
+        n_samples: Number of images scored.
+        top1, top5, ece: Percent.
+        nll: Mean negative log-likelihood, in nats.
+        epoch: Passes over the training images completed when this was measured; may be a fraction.
+        step: Optimizer steps completed, counted from 1.
+        cycle: Number of the cycle, counted from 1.
+        lr: Learning rate of that step.
+        train_loss: Mean training loss since the record before, in nats.
+        command: How to obtain the record again.
+    """
+
+    event: Event
+    checkpoint: str | None = None
+    digest: str | None = None
+    kind: str | None = None
+    bn: str | None = None
+    split: str | None = None
+    n_samples: int | None = None
+    top1: float | None = None
+    top5: float | None = None
+    nll: float | None = None
+    ece: float | None = None
+    epoch: float | None = None
+    step: int | None = None
+    cycle: int | None = None
+    lr: float | None = None
+    train_loss: float | None = None
+    command: str | None = None
+
+    def to_json(self) -> str:
+        """Return the record as one line of JSON, without the fields that are not set.
+
+        JSON has no NaN or Inf: such a value is written as `null`, "measured, but not a number".
+        """
+        document: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            if isinstance(value, float) and not math.isfinite(value):
+                value = None
+            document[field.name] = value
+        return json.dumps(document)
+
+
+_KINDS: dict[str, type] = {
+    field.name: typing.get_args(field.type)[0] if field.name != "event" else str
+    for field in dataclasses.fields(Record)
+}
+_WORDS = {str: "a text", int: "a whole number", float: "a number"}
+_START = Record(event="step").to_json().partition(EVENTS[0])[0].encode()
+
+
+def append_records(path: Path, records: Iterable[Record]) -> None:
+    """Append records to a JSON-lines file, in one write; create the file if it is missing.
+
+    A last record that was cut off (a killed writer, a full disk) is removed first, so that it
+    cannot swallow the new one. Writers that append to one file at the same time take turns.
+
+    Raises:
+        SwaToolsError: The file cannot be written, or it is no file of records.
+    """
+    text = "".join(record.to_json() + "\n" for record in records)
+    if not text:
+        return
+    try:
+        with open(path, "ab+", buffering=0) as file:
+            # Some network file systems have no locks; a single writer is safe without.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            data = _mend_last_line(file, path) + text.encode()
+            while data:
+                data = data[file.write(data) :]
+    except OSError as error:
+        raise SwaToolsError(f"{path}: cannot write results: {error.strerror}") from error
+
+
+def _mend_last_line(file: io.FileIO, path: Path) -> bytes:
+    """Remove a last record that was cut off; return the newline that a whole one lacks."""
+    end = file.seek(0, os.SEEK_END)
+    tail = b""
+    while b"\n" not in tail and len(tail) < end:
+        start = max(0, end - len(tail) - 4096)
+        tail = os.pread(file.fileno(), end - len(tail) - start, start) + tail
+    line = tail.rpartition(b"\n")[2]
+    if not line:
+        return b""
+    try:
+        parse_record(line)
+    except ValueError as error:
+        if not (line.startswith(_START) or _START.startswith(line)):
+            raise SwaToolsError(
+                f"{path}: cannot append results: expected a file of records, found"
+                f" {_shorten(line)}; name another file"
+            ) from error
+        file.truncate(end - len(line))
+        return b""
+    return b"\n"
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield the records of a JSON-lines file; fields of a newer version are ignored.
+
+    A last line without its newline, which a killed writer leaves behind, is not an error.
+
+    Raises:
+        SwaToolsError: The file cannot be read, or a line is no record.
+    """
+    try:
+        # Lines end at the newline alone: str.splitlines would also cut at U+2028.
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise SwaToolsError(f"{path}: cannot read results: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        last = number == len(lines)
+        if last and not line:
+            return
+        try:
+            record = parse_record(line)
+        except ValueError as error:
+            if last:
+                return
+            raise SwaToolsError(
+                f"{path}, line {number}: not a record: {error}; found {_shorten(line)}"
+            ) from error
+        yield record
+
+
+def parse_record(line: bytes) -> Record:
+    """Return the record that a line holds; fields of a newer version are ignored.
+
+    Raises:
+        ValueError: It is no JSON object with the field `event`, or a field has another type.
+    """
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("expected a JSON object") from error
+    if not isinstance(document, dict):
+        raise ValueError("expected a JSON object")
+    if document.get("event") not in EVENTS:
+        raise ValueError(f"expected the field 'event' to be one of {', '.join(EVENTS)}")
+    values: dict[str, Any] = {}
+    for name, kind in _KINDS.items():
+        value = document.get(name)
+        if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
+            value = float(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            value = None  # What other writers call NaN.
+        if value is not None and type(value) is not kind:
+            raise ValueError(f"expected the field {name!r} to be {_WORDS[kind]}")
+        values[name] = value
+    return Record(**values)
+
+
+def _shorten(line: bytes) -> str:
+    return repr(line[:60].decode(errors="replace"))

@@ -1,0 +1,1 @@
+"""Fine-tuning: schedules, the loop, the run directory, resuming."""

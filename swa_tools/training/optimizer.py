@@ -1,0 +1,67 @@
+"""The optimizer: SGD as in the paper, or AdamW."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from swa_tools.training.options import OptimizerOptions
+
+
+def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Return the optimizer of a module's trainable parameters, fused where torch can.
+
+    Its learning rate is 0 until the first step sets one.
+    """
+    groups = _parameter_groups(module, options)
+    fused = all(_can_be_fused(parameter) for group in groups for parameter in group["params"])
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=0.0, weight_decay=options.weight_decay, fused=fused or None
+        )
+    return torch.optim.SGD(
+        groups,
+        lr=0.0,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        weight_decay=options.weight_decay,
+        fused=fused or None,
+    )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Load an optimizer's state; each buffer takes the memory layout of its parameter.
+
+    Raises:
+        ValueError: It belongs to other parameters.
+    """
+    optimizer.load_state_dict(state_dict)
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def _parameter_groups(module: nn.Module, options: OptimizerOptions) -> list[dict[str, Any]]:
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not options.no_decay_norm_bias:
+        return [{"params": parameters}]
+    matrices, vectors = _split(parameters)
+    groups: list[dict[str, Any]] = [
+        {"params": matrices},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for parameter in parameters:
+        (matrices if parameter.ndim > 1 else vectors).append(parameter)
+    return matrices, vectors
+
+
+def _can_be_fused(parameter: nn.Parameter) -> bool:
+    return parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point()

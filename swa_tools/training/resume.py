@@ -1,0 +1,154 @@
+"""The point of a run to go on from: one file, replaced as a whole."""
+
+import dataclasses
+import pickle
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from swa_tools.checkpoints import atomic_output
+from swa_tools.errors import TrainingError
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePoint:
+    """Everything that the rest of a run depends on.
+
+    The position in the epoch follows from the step, and the random numbers of every rank from the
+    seed, the step and the rank, so neither has a state of its own.
+
+    Attributes:
+        step: Optimizer steps completed.
+        settings: What the run was started with, as far as its numbers depend on it.
+        model, optimizer, scaler: Their state_dicts.
+        ema: The averaged state_dict, if the run keeps one.
+        validated_step: The last step whose validation is in the metrics; None before the first.
+        metrics_bytes: Length of `metrics.jsonl`; what is behind it belongs to a lost future.
+        window_losses: Losses since the last `step` record, over all ranks.
+        epoch_loss: Sum of the losses of the epoch's steps so far.
+    """
+
+    step: int
+    settings: dict[str, Any]
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    ema: dict[str, torch.Tensor] | None
+    validated_step: int | None
+    metrics_bytes: int
+    window_losses: list[float]
+    epoch_loss: float
+
+
+def save_resume_point(path: Path, point: ResumePoint) -> float:
+    """Write a resume point, replacing the one before once it is whole.
+
+    Tensors are stored on the CPU and contiguous.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        OutputError: It cannot be written; the one before is still there.
+    """
+    start = time.monotonic()
+    fields = {field.name: getattr(point, field.name) for field in dataclasses.fields(point)}
+    document = _on_cpu({"schema": SCHEMA, **fields})
+    with atomic_output(path, force=True) as file:
+        _save(document, file)
+    return time.monotonic() - start
+
+
+def load_resume_point(path: Path) -> ResumePoint:
+    """Read a resume point, onto the CPU.
+
+    Raises:
+        TrainingError: It is missing, damaged, or of a newer version.
+    """
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+        schema = document.pop("schema")
+        if schema == SCHEMA:
+            return ResumePoint(**document)
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{path}: there is no point to resume from; is {path.parent} a run directory?"
+        ) from error
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise _broken(path, error) from error
+    except pickle.UnpicklingError as error:
+        raise _broken(path, error) from error
+    raise TrainingError(
+        f"{path}: it has schema {schema}, this version reads {SCHEMA}; use the version of"
+        " swa-tools that wrote it"
+    )
+
+
+def check_settings(found: Mapping[str, Any], *, expected: Mapping[str, Any], run: Path) -> None:
+    """Compare what a run was started with and what it is to be resumed with.
+
+    Raises:
+        TrainingError: They differ; every difference is named.
+    """
+    differences = [
+        f"{name} was {_show(found.get(name))}, is {_show(expected.get(name))} now"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if differences:
+        raise TrainingError(
+            f"{run}: cannot resume it as another run: {'; '.join(differences)}; resume with its"
+            " own options (--resume alone takes them), or start another with -o"
+        )
+
+
+def _show(value: Any) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _broken(path: Path, error: Exception) -> TrainingError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return TrainingError(f"{path}: not a point to resume from: {reason}")
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu").contiguous()
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_on_cpu(item) for item in value]
+    return value
+
+
+class _Recorder:
+    """A file for torch.save that keeps the OSError which torch turns into a RuntimeError."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _save(document: Any, file: BinaryIO) -> None:
+    recorder = _Recorder(file)
+    try:
+        torch.save(document, recorder)  # type: ignore[arg-type]
+    except RuntimeError:
+        if recorder.error is None:
+            raise
+        raise recorder.error from None

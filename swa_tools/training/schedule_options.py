@@ -1,0 +1,195 @@
+"""A schedule as a person asks for it, in epochs, and its translation into steps."""
+
+import dataclasses
+import math
+
+from swa_tools.errors import TrainingError
+from swa_tools.training.schedules import (
+    SCHEDULES,
+    Anneal,
+    Constant,
+    Cosine,
+    MultiStep,
+    Sawtooth,
+    Schedule,
+    ShakeShake,
+    Triangular,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleOptions:
+    """What the command line says about the schedule; None takes the schedule's own default.
+
+    Attributes:
+        schedule: One of `SCHEDULES`.
+        lr_max: α₁; by default 0.001, and 0.2 for shake-shake.
+        lr_min: α₂; by default 0.00001 for sawtooth and triangular, 0 for cosine.
+        cycle_epochs, cycle_steps: Length of a cycle, one or the other. By default one epoch, 100
+            for shake-shake, and none for the conventional schedules, where it is the distance
+            between captures. Fractions of an epoch are rounded to whole steps.
+        budget_epochs: Length of the whole annealing; by default it ends with the run. 1800 for
+            shake-shake.
+        start_epoch: How much of the budget was spent before this run; by default 0, and 1600 for
+            shake-shake.
+        milestones: Epochs of the budget at which multistep drops.
+        gamma: Factor of each drop of multistep; by default 0.1.
+    """
+
+    schedule: str = "sawtooth"
+    lr_max: float | None = None
+    lr_min: float | None = None
+    cycle_epochs: float | None = None
+    cycle_steps: int | None = None
+    budget_epochs: float | None = None
+    start_epoch: float | None = None
+    milestones: tuple[float, ...] | None = None
+    gamma: float | None = None
+
+
+def build_schedule(options: ScheduleOptions, *, steps_per_epoch: int, n_epochs: float) -> Schedule:
+    """Turn epochs into steps; `n_epochs` is the length of the run.
+
+    Raises:
+        TrainingError: The schedule is unknown, an option does not apply to it, or a number makes
+            no sense.
+    """
+    _check(options)
+    builders = {"shake-shake": _shake_shake, "multistep": _multistep}
+    if options.schedule in ("sawtooth", "triangular", "constant"):
+        return _cyclic(options, steps_per_epoch)
+    if options.schedule in builders:
+        return builders[options.schedule](options, steps_per_epoch)
+    return _annealing(options, steps_per_epoch, n_epochs)
+
+
+def steps_of(epochs: float, steps_per_epoch: int) -> int:
+    """Return a number of epochs in whole optimizer steps, rounded to the nearest."""
+    return math.floor(epochs * steps_per_epoch + 0.5)
+
+
+_APPLIES = {
+    "lr_min": ("sawtooth", "triangular", "cosine"),
+    "budget_epochs": ("shake-shake", "anneal", "cosine"),
+    "start_epoch": ("shake-shake", "anneal", "cosine", "multistep"),
+    "milestones": ("multistep",),
+    "gamma": ("multistep",),
+}
+
+
+def _check(options: ScheduleOptions) -> None:
+    if options.schedule not in SCHEDULES:
+        raise TrainingError(
+            f"--schedule {options.schedule}: expected one of {', '.join(SCHEDULES)}"
+        )
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value is None or field.name in ("schedule", "milestones"):
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        lowest_allowed = field.name in ("lr_min", "start_epoch")
+        if not math.isfinite(value) or value < 0 or (value == 0 and not lowest_allowed):
+            lowest = "from" if lowest_allowed else "above"
+            raise TrainingError(f"{flag} {value:g}: expected a number {lowest} 0")
+    for name, schedules in _APPLIES.items():
+        if getattr(options, name) is not None and options.schedule not in schedules:
+            raise TrainingError(
+                f"--{name.replace('_', '-')} does not apply to --schedule {options.schedule},"
+                f" only to {', '.join(schedules)}"
+            )
+    if options.cycle_steps is not None and options.cycle_epochs is not None:
+        raise TrainingError("--cycle-epochs and --cycle-steps say the same: give one of them")
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _cycle_steps(
+    options: ScheduleOptions, steps_per_epoch: int, *, default_epochs: float = 1, multiple: int = 1
+) -> int:
+    """Return c in steps, a multiple of `multiple`."""
+    if options.cycle_steps is not None:
+        if options.cycle_steps % multiple:
+            raise TrainingError(
+                f"--cycle-steps {options.cycle_steps}: a cycle of --schedule {options.schedule} is"
+                f" a multiple of {multiple} steps here; try"
+                f" {math.ceil(options.cycle_steps / multiple) * multiple}"
+            )
+        return options.cycle_steps
+    epochs = _or(options.cycle_epochs, default_epochs)
+    steps = multiple * steps_of(epochs / multiple, steps_per_epoch)
+    if steps < 1:
+        raise TrainingError(
+            f"a cycle of {epochs:g} epochs is less than {multiple} of the {steps_per_epoch} steps"
+            " of an epoch; give a larger --cycle-epochs or a smaller --batch-size"
+        )
+    return steps
+
+
+def _cyclic(options: ScheduleOptions, steps_per_epoch: int) -> Schedule:
+    lr_max = _or(options.lr_max, 0.001)
+    lr_min = _or(options.lr_min, 0.00001)
+    if options.schedule == "triangular":
+        # The minimum is in the middle, on a step of its own.
+        cycle_steps = _cycle_steps(options, steps_per_epoch, multiple=2)
+        return Triangular(lr_max=lr_max, lr_min=lr_min, cycle_steps=cycle_steps)
+    cycle_steps = _cycle_steps(options, steps_per_epoch)
+    if options.schedule == "constant":
+        return Constant(lr_max=lr_max, cycle_steps=cycle_steps)
+    return Sawtooth(lr_max=lr_max, lr_min=lr_min, cycle_steps=cycle_steps)
+
+
+def _shake_shake(options: ScheduleOptions, steps_per_epoch: int) -> Schedule:
+    # The cosine is counted in whole epochs, so a cycle holds whole epochs.
+    cycle_steps = _cycle_steps(
+        options, steps_per_epoch, default_epochs=100, multiple=steps_per_epoch
+    )
+    return ShakeShake(
+        lr_max=_or(options.lr_max, 0.2),
+        cycle_steps=cycle_steps,
+        steps_per_epoch=steps_per_epoch,
+        start_epoch=_or(options.start_epoch, 1600),
+        budget_epochs=_or(options.budget_epochs, 1800),
+    )
+
+
+def _capture_steps(options: ScheduleOptions, steps_per_epoch: int) -> int | None:
+    """Return the distance between the captures of a conventional schedule, if it has one."""
+    if options.cycle_steps is None and options.cycle_epochs is None:
+        return None
+    return _cycle_steps(options, steps_per_epoch)
+
+
+def _multistep(options: ScheduleOptions, steps_per_epoch: int) -> Schedule:
+    if not options.milestones:
+        raise TrainingError("--schedule multistep needs --milestones, such as 30,60,90")
+    return MultiStep(
+        lr_max=_or(options.lr_max, 0.001),
+        cycle_steps=_capture_steps(options, steps_per_epoch),
+        milestone_steps=tuple(steps_of(m, steps_per_epoch) for m in sorted(options.milestones)),
+        gamma=_or(options.gamma, 0.1),
+        start_steps=steps_of(_or(options.start_epoch, 0), steps_per_epoch),
+    )
+
+
+def _annealing(options: ScheduleOptions, steps_per_epoch: int, n_epochs: float) -> Schedule:
+    start_epoch = _or(options.start_epoch, 0)
+    budget_steps = steps_of(_or(options.budget_epochs, start_epoch + n_epochs), steps_per_epoch)
+    lr_max = _or(options.lr_max, 0.001)
+    start_steps = steps_of(start_epoch, steps_per_epoch)
+    cycle_steps = _capture_steps(options, steps_per_epoch)
+    if options.schedule == "anneal":
+        return Anneal(
+            lr_max=lr_max,
+            cycle_steps=cycle_steps,
+            budget_steps=max(1, budget_steps),
+            start_steps=start_steps,
+        )
+    return Cosine(
+        lr_max=lr_max,
+        lr_min=_or(options.lr_min, 0),
+        cycle_steps=cycle_steps,
+        budget_steps=max(1, budget_steps),
+        start_steps=start_steps,
+    )
