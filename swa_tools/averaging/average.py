@@ -1,4 +1,4 @@
-"""Average checkpoint files into a file."""
+"""Average checkpoint files into a file, or into a model folder."""
 
 import contextlib
 import dataclasses
@@ -6,26 +6,21 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from swa_tools import __version__
+from swa_tools.averaging.describe import describe, with_digests
+from swa_tools.averaging.folder import model_config, model_folder
 from swa_tools.averaging.kernel import run_average
 from swa_tools.averaging.plan import AveragePlan, TensorPlan, plan_average
 from swa_tools.averaging.weighting import Uniform, Weighting
 from swa_tools.checkpoints import (
-    AverageInfo,
-    BnInfo,
     Checkpoint,
     CheckpointMetadata,
     SafetensorsWriter,
-    SourceInfo,
     atomic_output,
     check_output,
     file_metadata,
     open_checkpoint,
 )
-from swa_tools.errors import CheckpointError, OutputError
-
-UNKNOWN_DIGEST = "xxh3-128:" + "0" * 32
-"""Stands in the header until everything has been read; of the same length as any other."""
+from swa_tools.errors import OutputError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,18 +43,25 @@ class AverageResult:
     bytes_read: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class AverageOptions:
+    """How to average; see `average_checkpoints`."""
+
+    dtype: str | None = None
+    entry: str | None = None
+    allow_nonfinite: bool = False
+    force: bool = False
+    n_threads: int | None = None
+    on_bytes: Callable[[int], None] | None = None
+
+
 def average_checkpoints(
     paths: Sequence[str | Path],
     output: str | Path,
     *,
     weighting: Weighting | None = None,
     include_init: bool = False,
-    dtype: str | None = None,
-    entry: str | None = None,
-    allow_nonfinite: bool = False,
-    force: bool = False,
-    on_bytes: Callable[[int], None] | None = None,
-    n_threads: int | None = None,
+    options: AverageOptions | None = None,
 ) -> AverageResult:
     """Average checkpoints into one safetensors file, streaming, in constant memory.
 
@@ -69,46 +71,94 @@ def average_checkpoints(
 
     Args:
         paths: The checkpoints; see `open_checkpoint` for the formats.
-        output: Safetensors file to write.
+        output: Safetensors file to write. A name that ends in `/` is a folder, which gets
+            `model.safetensors` and the `config.json` that timm loads as `local-dir:`.
         weighting: `Uniform` by default.
         include_init: Whether the first path is the starting point ŵ, for the metadata.
-        dtype: dtype of the averaged tensors; by default that of the sources.
-        entry: Which weights to take from pickled files that hold several.
-        allow_nonfinite: Whether NaN and Inf may pass.
-        force: Whether an existing output may be replaced.
-        on_bytes: Called with the number of bytes read since its last call.
-        n_threads: By default one for each core, up to 8.
+        options: `dtype`: of the averaged tensors, by default that of the sources. `entry`: which
+            weights to take from pickled files that hold several. `allow_nonfinite`: whether NaN
+            and Inf may pass. `force`: whether an output may be replaced. `n_threads`: by default
+            one for each core, up to 8. `on_bytes`: called with the number of bytes read since its
+            last call.
 
     Raises:
         CheckpointError: A source cannot be read, does not belong with the others, or changed.
         OutputError: The output exists, is one of the sources, or cannot be written.
     """
-    output = Path(output)
-    check_output(output, force=force)
-    with open_all(paths, entry=entry) as checkpoints:
-        _check_not_a_source(output, checkpoints)
-        plan = plan_average(checkpoints, weighting or Uniform(), dtype=dtype)
+    options = options or AverageOptions()
+    with open_all(paths, entry=options.entry) as checkpoints:
+        plan = plan_average(checkpoints, weighting or Uniform(), dtype=options.dtype)
         metadata = describe(plan, include_init=include_init)
-        layout = {tensor.name: (tensor.output_dtype, tensor.shape) for tensor in plan.tensors}
-        with atomic_output(output, force=force) as file:
-            writer = SafetensorsWriter(file, layout, file_metadata(metadata, plan.ties))
+        if not str(output).endswith("/"):
+            target = Output(Path(output), metadata, range(len(checkpoints)))
+            return write_averages(plan, [target], options)[0]
+        config = model_config(checkpoints[-1], metadata)
+        with model_folder(Path(output), config, force=options.force) as path:
+            target = Output(path, metadata, range(len(checkpoints)))
+            return write_averages(plan, [target], options)[0]
 
-            def write(_output: int, tensor: TensorPlan, offset: int, data: memoryview) -> None:
-                writer.write(tensor.name, offset, data)
 
-            digests = run_average(
-                plan,
-                write,
-                allow_nonfinite=allow_nonfinite,
-                on_bytes=on_bytes,
-                n_threads=n_threads,
-            )
-            metadata = _with_digests(metadata, digests.sources)
-            writer.replace_metadata(file_metadata(metadata, plan.ties))
+@dataclasses.dataclass(frozen=True, slots=True)
+class Output:
+    """A file to write, what it says of itself, and the positions of its sources in the plan."""
+
+    path: Path
+    metadata: CheckpointMetadata
+    sources: range
+
+
+def write_averages(
+    plan: AveragePlan, outputs: Sequence[Output], options: AverageOptions, *, running: bool = False
+) -> list[AverageResult]:
+    """Run the kernel once and write its outputs; they appear when all has been read.
+
+    Args:
+        plan: From `plan_average`.
+        outputs: In the order of `run_average`.
+        options: See `average_checkpoints`.
+        running: See `run_average`.
+
+    Raises:
+        CheckpointError, OutputError: As `average_checkpoints`.
+    """
+    for output in outputs:
+        check_output(output.path, force=options.force)
+        _check_not_a_source(output.path, plan.checkpoints)
+    layout = {tensor.name: (tensor.output_dtype, tensor.shape) for tensor in plan.tensors}
+    with contextlib.ExitStack() as stack:
+        writers = []
+        for output in outputs:
+            file = stack.enter_context(atomic_output(output.path, force=options.force))
+            metadata = file_metadata(output.metadata, plan.ties)
+            writers.append(SafetensorsWriter(file, layout, metadata))
+
+        def write(number: int, tensor: TensorPlan, offset: int, data: memoryview) -> None:
+            writers[number].write(tensor.name, offset, data)
+
+        digests = run_average(
+            plan,
+            write,
+            running=running,
+            allow_nonfinite=options.allow_nonfinite,
+            on_bytes=options.on_bytes,
+            n_threads=options.n_threads,
+        )
+        results = []
+        for output, writer, digest in zip(outputs, writers, digests.outputs, strict=True):
+            sources = [digests.sources[i] for i in output.sources]
+            described = with_digests(output.metadata, sources)
+            writer.replace_metadata(file_metadata(described, plan.ties))
+            results.append(_result(output.path, digest, described, plan))
+    return results
+
+
+def _result(
+    path: Path, digest: str, metadata: CheckpointMetadata, plan: AveragePlan
+) -> AverageResult:
     n_averaged = sum(tensor.action == "average" for tensor in plan.tensors)
     return AverageResult(
-        path=output,
-        digest=digests.outputs[0],
+        path=path,
+        digest=digest,
         metadata=metadata,
         n_averaged=n_averaged,
         n_copied=len(plan.tensors) - n_averaged,
@@ -116,86 +166,25 @@ def average_checkpoints(
     )
 
 
-@contextlib.contextmanager
-def open_all(paths: Sequence[str | Path], *, entry: str | None = None) -> Iterator[list[Checkpoint]]:
-    """Open checkpoints and close them at the end; equal layouts are kept in memory once."""
-    with contextlib.ExitStack() as stack:
-        checkpoints: list[Checkpoint] = []
-        for path in paths:
-            checkpoint = stack.enter_context(open_checkpoint(path, entry=entry))
-            if checkpoints and checkpoint.tensors == checkpoints[0].tensors:
-                checkpoint.tensors = checkpoints[0].tensors
-            checkpoints.append(checkpoint)
-        yield checkpoints
-
-
 def _check_not_a_source(output: Path, checkpoints: Sequence[Checkpoint]) -> None:
-    if not output.exists():
-        return
     for checkpoint in checkpoints:
         for path in checkpoint.files:
-            if os.path.samefile(output, path):
+            if output.exists() and os.path.samefile(output, path):
                 raise OutputError(
                     f"{output}: it is one of the checkpoints to average; choose another output"
                 )
 
 
-def describe(plan: AveragePlan, *, include_init: bool = False) -> CheckpointMetadata:
-    """Return the metadata of the average that a plan makes, its digests not known yet.
-
-    Raises:
-        CheckpointError: The sources say that they belong to different models.
-    """
-    known = [checkpoint for checkpoint in plan.checkpoints if checkpoint.metadata]
-    models = [(c, c.metadata.model) for c in known if c.metadata and c.metadata.model]
-    for other, model in models[1:]:
-        if model != models[0][1]:
-            raise CheckpointError(
-                f"{other.path}: it belongs to another model than {models[0][0].path}:"
-                f" {model} and {models[0][1]}"
-            )
-    last = known[-1].metadata if known else None
-    return CheckpointMetadata(
-        kind="average",
-        model=models[0][1] if models else None,
-        preprocessing=last.preprocessing if last else None,
-        bn=_bn_of(plan),
-        average=AverageInfo(
-            include_init=include_init,
-            weighting=plan.weighting,
-            sources=tuple(
-                SourceInfo(
-                    name=checkpoint.name,
-                    digest=UNKNOWN_DIGEST,
-                    weight=factor / plan.divisor,
-                    n=_n_averaged(checkpoint),
-                )
-                for checkpoint, factor in zip(plan.checkpoints, plan.coefficients, strict=True)
-            ),
-        ),
-        swa_tools=__version__,
-    )
-
-
-def _bn_of(plan: AveragePlan) -> BnInfo:
-    if not plan.has_running_statistics:
-        return BnInfo(state="none")
-    if len(plan.checkpoints) > 1:
-        return BnInfo(state="stale")
-    metadata = plan.checkpoints[0].metadata  # the average of one checkpoint is that checkpoint
-    return metadata.bn if metadata else BnInfo(state="unknown")
-
-
-def _n_averaged(checkpoint: Checkpoint) -> int:
-    average = checkpoint.metadata.average if checkpoint.metadata else None
-    return sum(source.n for source in average.sources) if average else 1
-
-
-def _with_digests(metadata: CheckpointMetadata, digests: Sequence[str]) -> CheckpointMetadata:
-    average = metadata.average
-    assert average is not None
-    sources = tuple(
-        dataclasses.replace(source, digest=digest)
-        for source, digest in zip(average.sources, digests, strict=True)
-    )
-    return dataclasses.replace(metadata, average=dataclasses.replace(average, sources=sources))
+@contextlib.contextmanager
+def open_all(
+    paths: Sequence[str | Path], *, entry: str | None = None
+) -> Iterator[list[Checkpoint]]:
+    """Open checkpoints and close them at the end; equal layouts are kept in memory once."""
+    with contextlib.ExitStack() as stack:
+        checkpoints: list[Checkpoint] = []
+        for path in paths:
+            checkpoint = stack.enter_context(open_checkpoint(path, entry=entry))
+            if checkpoints:
+                checkpoint.share_layout(checkpoints[0])
+            checkpoints.append(checkpoint)
+        yield checkpoints

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from swa_tools.errors import CheckpointError
 
 MAX_THREADS = 8
 """More gain nothing: by then memory bandwidth is the limit."""
+
+MAX_KEPT_BLOCKS = 80
+"""Of half a megabyte each, in all threads together, while running averages are made."""
 
 Sink = Callable[[int, TensorPlan, int, memoryview], None]
 """Receives (number of the output, tensor, byte offset in it, bytes); called from any thread."""
@@ -55,7 +58,8 @@ def run_average(
         plan: From `plan_average`.
         sink: Receives the bytes of the output, in any order.
         running: Whether to produce the averages of the first 1, 2, …, N sources as outputs 0 …
-            N−1, instead of one average of all as output 0.
+            N−1 and those of the last 1, 2, …, N−1 as outputs N … 2N−2, instead of one average of
+            all as output 0. Every thread then holds a block of each source.
         allow_nonfinite: Whether NaN and Inf may pass.
         on_bytes: Called with the number of bytes read since its last call, for progress.
         n_threads: By default one for each core, up to `MAX_THREADS`.
@@ -64,16 +68,20 @@ def run_average(
         CheckpointError: A source cannot be read or changed meanwhile, holds NaN or Inf, or
             differs from the others in a tensor that must be equal in all.
     """
-    work = _Work(plan, sink, running, allow_nonfinite, on_bytes)
+    work = _Work(plan, sink, running=running, allow_nonfinite=allow_nonfinite, on_bytes=on_bytes)
     if n_threads is None:
         n_threads = min(os.cpu_count() or 1, MAX_THREADS)
+        if running:
+            n_threads = max(1, min(n_threads, MAX_KEPT_BLOCKS // len(plan.checkpoints)))
     _run_threads(_blocks(plan.tensors), work.run_block, n_threads)
     for checkpoint in plan.checkpoints:
         checkpoint.check_unchanged()
     return work.digests()
 
 
-def iterate_average(plan: AveragePlan, *, allow_nonfinite: bool = False) -> Iterator[tuple[str, np.ndarray]]:
+def iterate_average(
+    plan: AveragePlan, *, allow_nonfinite: bool = False
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, averaged array), one tensor after the other, in the order of the plan.
 
     At most one tensor is held in memory. Arrays are of the output's dtype (ml_dtypes' for
@@ -84,7 +92,7 @@ def iterate_average(plan: AveragePlan, *, allow_nonfinite: bool = False) -> Iter
     """
     for tensor in plan.tensors:
         array = np.empty(tensor.shape, numpy_dtype(tensor.output_dtype))
-        flat = memoryview(array.reshape(-1).view(np.uint8))
+        flat = array.reshape(-1).view(np.uint8).data
 
         def fill(_output: int, _tensor: TensorPlan, offset: int, data: memoryview) -> None:
             flat[offset : offset + len(data)] = data  # noqa: B023  # used up within this turn
@@ -151,11 +159,42 @@ class _Workspace:
     """The buffers of one thread."""
 
     def __init__(self) -> None:
-        self.input = memoryview(bytearray(8 * BLOCK_ELEMENTS))
-        self.kept = memoryview(bytearray(8 * BLOCK_ELEMENTS))
         self.total = np.empty(2 * BLOCK_ELEMENTS, np.float64)
         self.term = np.empty(2 * BLOCK_ELEMENTS, np.float64)
-        self.single = np.empty(2 * BLOCK_ELEMENTS, np.float32)
+        self._inputs: list[memoryview] = []
+
+    def input(self, number: int) -> memoryview:
+        """Return a buffer that holds a block of any dtype."""
+        while len(self._inputs) <= number:
+            self._inputs.append(memoryview(bytearray(8 * BLOCK_ELEMENTS)))
+        return self._inputs[number]
+
+
+class _Sum:
+    """The weighted sum of one block over the sources, in float64."""
+
+    def __init__(self, block: _Block, workspace: _Workspace) -> None:
+        n_numbers = block.n_elements * (2 if block.tensor.output_dtype == "C64" else 1)
+        self._total = workspace.total[:n_numbers]
+        self._term = workspace.term[:n_numbers]
+        self._is_empty = True
+        self.divisor = 0.0
+
+    def add(self, data: memoryview, dtype: str, factor: float) -> None:
+        """Add factor × the numbers in the data."""
+        values = _decode(data, dtype, self._term)
+        if factor != 1.0:
+            values = np.multiply(values, factor, out=self._term, dtype=np.float64)
+        if self._is_empty:
+            np.copyto(self._total, values)
+            self._is_empty = False
+        else:
+            np.add(self._total, values, out=self._total)
+        self.divisor += factor
+
+    def mean(self, divisor: float, dtype: str) -> np.ndarray:
+        """Divide, and convert once."""
+        return convert(np.divide(self._total, divisor, out=self._term), dtype)
 
 
 class _Work:
@@ -165,6 +204,7 @@ class _Work:
         self,
         plan: AveragePlan,
         sink: Sink,
+        *,
         running: bool,
         allow_nonfinite: bool,
         on_bytes: Callable[[int], None] | None,
@@ -172,25 +212,29 @@ class _Work:
         self._plan, self._sink, self._running = plan, sink, running
         self._allow_nonfinite, self._on_bytes = allow_nonfinite, on_bytes
         n_sources = len(plan.checkpoints)
-        self._weighted = any(factor != 1.0 for factor in plan.coefficients)
         self._last = n_sources - 1
         self._lock = threading.Lock()
         self._source_hashes = [[0] * len(plan.tensors) for _ in range(n_sources)]
-        n_outputs = n_sources if running else 1
+        n_outputs = 2 * n_sources - 1 if running else 1
         self._output_hashes = [[0] * len(plan.tensors) for _ in range(n_outputs)]
 
     def digests(self) -> Digests:
         """Combine what was hashed on the way."""
         tensors = self._plan.tensors
-        sources = (
-            combine({t.name: (t.dtypes[i], t.shape, h) for t, h in zip(tensors, hashes, strict=True)})
-            for i, hashes in enumerate(self._source_hashes)
+
+        def digest(dtypes: Iterable[str], hashes: Iterable[int]) -> str:
+            rows = zip(tensors, dtypes, hashes, strict=True)
+            return combine({t.name: (dtype, t.shape, value) for t, dtype, value in rows})
+
+        return Digests(
+            sources=tuple(
+                digest((t.dtypes[i] for t in tensors), hashes)
+                for i, hashes in enumerate(self._source_hashes)
+            ),
+            outputs=tuple(
+                digest((t.output_dtype for t in tensors), hashes) for hashes in self._output_hashes
+            ),
         )
-        outputs = (
-            combine({t.name: (t.output_dtype, t.shape, h) for t, h in zip(tensors, hashes, strict=True)})
-            for hashes in self._output_hashes
-        )
-        return Digests(tuple(sources), tuple(outputs))
 
     def run_block(self, block: _Block, workspace: _Workspace) -> None:
         """Read one block from every source and hand on what becomes of it."""
@@ -205,33 +249,36 @@ class _Work:
                 self._on_bytes(sum(block.span(dtype)[1] for dtype in block.tensor.dtypes))
 
     def _average(self, block: _Block, workspace: _Workspace) -> tuple[list[int], list[int]]:
-        sources, outputs = [], []
-        lanes = 2 if block.tensor.output_dtype == "C64" else 1
-        total = workspace.total[: block.n_elements * lanes]
-        term = workspace.term[: block.n_elements * lanes]
-        divisor = 0.0
+        sources: list[int] = []
+        outputs: list[int] = []
+        total = _Sum(block, workspace)
         for i, factor in enumerate(self._plan.coefficients):
-            data = self._read(i, block, workspace.input)
+            data = self._read(i, block, workspace.input(i if self._running else 0))
             sources.append(block_hash(data, block.index))
-            values = _decode(data, block.tensor.dtypes[i], term)
-            if self._weighted:
-                values = np.multiply(values, factor, out=term, dtype=np.float64)
-            if i == 0:
-                np.copyto(total, values)
-            else:
-                np.add(total, values, out=total)
-            divisor += factor
+            total.add(data, block.tensor.dtypes[i], factor)
             if self._running or i == self._last:
-                mean = np.divide(total, divisor if self._running else self._plan.divisor, out=term)
-                data = self._encode(mean, block, workspace)
-                outputs.append(self._emit(len(outputs), block, data))
+                divisor = total.divisor if self._running else self._plan.divisor
+                outputs.append(self._emit_mean(len(outputs), block, total, divisor))
+        if self._running:
+            total = _Sum(block, workspace)
+            for i in range(self._last, 0, -1):
+                data = workspace.input(i)[: len(data)]
+                total.add(data, block.tensor.dtypes[i], self._plan.coefficients[i])
+                outputs.append(self._emit_mean(len(outputs), block, total, total.divisor))
         return sources, outputs
 
+    def _emit_mean(self, output: int, block: _Block, total: "_Sum", divisor: float) -> int:
+        mean = total.mean(divisor, block.tensor.output_dtype)
+        if not self._allow_nonfinite and not np.isfinite(mean).all():
+            raise self._nonfinite(block)
+        return self._emit(output, block, mean.view(np.uint8).data)
+
     def _copy(self, block: _Block, workspace: _Workspace) -> tuple[list[int], list[int]]:
-        sources, outputs = [], []
-        kept = workspace.kept[: block.span(block.tensor.output_dtype)[1]]
+        sources: list[int] = []
+        outputs: list[int] = []
+        kept = workspace.input(1)[: block.span(block.tensor.output_dtype)[1]]
         for i in range(len(self._plan.checkpoints)):
-            data = self._read(i, block, workspace.input)
+            data = self._read(i, block, workspace.input(0))
             sources.append(block_hash(data, block.index))
             if i == 0 or block.tensor.action == "last":
                 kept[:] = data
@@ -239,6 +286,8 @@ class _Work:
                 raise self._unequal(i, block.tensor)
             if self._running or i == self._last:
                 outputs.append(self._emit(len(outputs), block, kept))
+        if self._running:
+            outputs += [self._emit(self._last + n, block, kept) for n in range(1, self._last + 1)]
         return sources, outputs
 
     def _read(self, source: int, block: _Block, buffer: memoryview) -> memoryview:
@@ -251,25 +300,11 @@ class _Work:
         self._sink(output, block.tensor, block.span(block.tensor.output_dtype)[0], data)
         return block_hash(data, block.index)
 
-    def _encode(self, mean: np.ndarray, block: _Block, workspace: _Workspace) -> memoryview:
-        """Convert once, as torch's `.to` does: to every narrow dtype by way of float32."""
-        dtype = block.tensor.output_dtype
-        if dtype == "F64":
-            result = mean
-        else:
-            result = workspace.single[: len(mean)]
-            np.copyto(result, mean, casting="same_kind")
-            if dtype not in ("F32", "C64"):
-                result = result.astype(numpy_dtype(dtype))
-        if not self._allow_nonfinite and not np.isfinite(result).all():
-            raise self._nonfinite(block, workspace)
-        return memoryview(result.view(np.uint8))
-
-    def _nonfinite(self, block: _Block, workspace: _Workspace) -> CheckpointError:
-        tensor = block.tensor
+    def _nonfinite(self, block: _Block) -> CheckpointError:
+        tensor, workspace = block.tensor, _Workspace()
         for i, checkpoint in enumerate(self._plan.checkpoints):
-            data = self._read(i, block, workspace.input)
-            values = _decode(data, tensor.dtypes[i], workspace.term[: len(data)])
+            data = self._read(i, block, workspace.input(0))
+            values = _decode(data, tensor.dtypes[i], workspace.term)
             if not np.isfinite(values).all():
                 return CheckpointError(
                     f"{checkpoint.path}: tensor {tensor.name!r} holds NaN or Inf; leave this"
@@ -286,6 +321,19 @@ class _Work:
             f"{other.path}: tensor {tensor.name!r} ({tensor.output_dtype}) cannot be averaged and"
             f" differs from that in {first.path}"
         )
+
+
+def convert(mean: np.ndarray, dtype: str) -> np.ndarray:
+    """Convert float64 numbers as torch's `.to` does: to the narrow dtypes by way of float32.
+
+    Args:
+        mean: float64; of complex numbers the pairs of real and imaginary part.
+        dtype: Where to, as safetensors names it.
+    """
+    if dtype == "F64":
+        return mean
+    single = mean.astype(np.float32)
+    return single if dtype in ("F32", "C64") else single.astype(numpy_dtype(dtype))
 
 
 @functools.cache

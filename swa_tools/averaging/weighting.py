@@ -50,7 +50,7 @@ class Weights:
             raise SwaToolsError(
                 f"weights: expected one for each of {n} checkpoints, found {len(self.values)}"
             )
-        _check_factors(self.values, self.allow_negative)
+        _check_factors(self.values, allow_negative=self.allow_negative)
         return tuple(float(value) for value in self.values)
 
 
@@ -85,11 +85,11 @@ class Interpolate:
         if n != 2:
             raise SwaToolsError(f"interpolation: expected two checkpoints, found {n}")
         factors = (1.0 - self.t, self.t)
-        _check_factors(factors, self.allow_negative)
+        _check_factors(factors, allow_negative=self.allow_negative)
         return factors
 
 
-def _check_factors(factors: Sequence[float], allow_negative: bool) -> None:
+def _check_factors(factors: Sequence[float], *, allow_negative: bool) -> None:
     if not all(math.isfinite(factor) for factor in factors):
         raise SwaToolsError(f"weights: expected numbers, found {list(factors)}")
     if not allow_negative and any(factor < 0 for factor in factors):

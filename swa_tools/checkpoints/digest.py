@@ -16,6 +16,7 @@ import xxhash
 
 BLOCK_ELEMENTS = 65536
 
+
 def block_hash(data: bytes | bytearray | memoryview, index: int) -> int:
     """Return XXH3-128 of the bytes of block `index`."""
     return xxhash.xxh3_128_intdigest(data, seed=index)

@@ -1,6 +1,7 @@
 """From what a user names to a list of checkpoints: folders, globs, natural order."""
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ RUN_FILE = "run.json"
 
 def is_run_directory(path: Path) -> bool:
     """Tell whether a folder was written by `finetune`."""
-    return (path / RUN_FILE).is_file() and (path / CAPTURES).is_dir()
+    return os.path.isfile(path / RUN_FILE) and os.path.isdir(path / CAPTURES)
 
 
 def run_directory_of(checkpoint: Path) -> Path | None:
@@ -43,11 +44,11 @@ def find_checkpoints(arguments: Sequence[str | Path]) -> list[Path]:
 
 def _expand(path: Path) -> list[Path]:
     if is_run_directory(path):
-        captures = sorted((path / CAPTURES).glob("*.safetensors"), key=_order)
+        captures = _matches(str(path / CAPTURES / "*.safetensors"), root=path)
         if not captures:
             raise CheckpointError(f"{path}: this run has no captures yet in its {CAPTURES}/")
         return captures
-    if path.is_dir() and not any((path / name).exists() for name in FOLDER_FILES):
+    if os.path.isdir(path) and not any(os.path.lexists(path / name) for name in FOLDER_FILES):
         raise CheckpointError(
             f"{path}: neither a run directory nor a model folder: expected {CAPTURES}/ and"
             f" {RUN_FILE}, or {FOLDER_FILES[0]}; for the files in it give '{path}/*.safetensors'"
@@ -55,7 +56,9 @@ def _expand(path: Path) -> list[Path]:
     if path.exists():
         return [path]
     if glob.has_magic(str(path)):
-        matches = sorted((Path(match) for match in glob.glob(str(path), recursive=True)), key=_order)
+        matches = sorted(
+            (Path(match) for match in glob.glob(str(path), recursive=True)), key=_order
+        )
         if not matches:
             raise CheckpointError(f"{path}: no file matches this pattern")
         return [one for match in matches for one in _expand(match)]

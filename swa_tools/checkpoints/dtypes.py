@@ -65,7 +65,8 @@ def numpy_dtype(name: str) -> np.dtype[np.generic]:
     if "float8" in numpy_name or numpy_name == "bfloat16":
         import ml_dtypes  # only files that need it pay for the import
 
-        return np.dtype(getattr(ml_dtypes, numpy_name))
+        scalar: type[np.generic] = getattr(ml_dtypes, numpy_name)
+        return np.dtype(scalar)
     return np.dtype(numpy_name)
 
 

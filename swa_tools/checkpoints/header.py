@@ -8,6 +8,7 @@ promises is checked here, so that whoever holds a `Header` can rely on it.
 import json
 import math
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +30,8 @@ class TensorInfo(NamedTuple):
     Attributes:
         dtype: Its name in the format, such as `F32`.
         shape: Its dimensions; `()` for a scalar.
-        start, end: Its first byte and the byte after its last, from the beginning of the file.
+        start, end: Its first byte and the byte after its last, from the beginning of the data, so
+            that files which differ in their metadata alone have equal layouts.
     """
 
     dtype: str
@@ -49,10 +51,17 @@ class TensorInfo(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A checked header: tensors by name in the order of their bytes, and `__metadata__`."""
+    """A checked header.
+
+    Attributes:
+        tensors: By name, in the order of their bytes.
+        metadata: The file's `__metadata__`.
+        first: Position in the file at which the data begins.
+    """
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+    first: int
 
 
 def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
@@ -69,12 +78,12 @@ def read_header(descriptor: int, *, where: str) -> Header:
 
     Raises:
         CheckpointError: The file is not valid safetensors; the message says what is wrong.
+        OSError: The disk fails.
     """
     file_bytes = os.fstat(descriptor).st_size
-    prefix = os.pread(descriptor, PREFIX_BYTES, 0)
-    if len(prefix) < PREFIX_BYTES:
-        raise _broken(where, f"expected at least 8 bytes, found {len(prefix)}")
-    length = int.from_bytes(prefix, "little")
+    if file_bytes < PREFIX_BYTES:
+        raise _broken(where, f"expected at least 8 bytes, found {file_bytes}")
+    length = int.from_bytes(_read(descriptor, PREFIX_BYTES, 0, where), "little")
     if length > MAX_HEADER_BYTES:
         raise _broken(where, f"its header claims {length} bytes, the format allows 100 MB")
     if length > file_bytes - PREFIX_BYTES:
@@ -83,13 +92,19 @@ def read_header(descriptor: int, *, where: str) -> Header:
             f"its header claims {length} bytes, but only {file_bytes - PREFIX_BYTES} follow"
             " (cut off while it was written or copied?)",
         )
-    text = bytearray()
-    while len(text) < length:
-        part = os.pread(descriptor, length - len(text), PREFIX_BYTES + len(text))
+    return parse_header(
+        _read(descriptor, length, PREFIX_BYTES, where), file_bytes, where=where
+    )
+
+
+def _read(descriptor: int, n_bytes: int, position: int, where: str) -> bytes:
+    data = b""
+    while len(data) < n_bytes:
+        part = os.pread(descriptor, n_bytes - len(data), position + len(data))
         if not part:
             raise _broken(where, "it became shorter while its header was read")
-        text += part
-    return parse_header(bytes(text), file_bytes, where=where)
+        data += part
+    return data
 
 
 def parse_header(text: bytes, file_bytes: int, *, where: str) -> Header:
@@ -104,7 +119,8 @@ def parse_header(text: bytes, file_bytes: int, *, where: str) -> Header:
         raise _broken(where, "its header is nested too deeply") from error
     except ValueError as error:
         raise _broken(where, f"its header is not valid JSON: {error}") from error
-    metadata = document.pop("__metadata__", {})
+    metadata = document.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _broken(where, "its __metadata__ is not an object of strings")
     try:
@@ -112,10 +128,10 @@ def parse_header(text: bytes, file_bytes: int, *, where: str) -> Header:
     except UnicodeEncodeError as error:
         raise _broken(where, "a name in its header is not valid Unicode") from error
     first = PREFIX_BYTES + len(text)
-    tensors = {name: _tensor_info(name, entry, first, where) for name, entry in document.items()}
+    tensors = {name: _tensor_info(name, entry, where) for name, entry in document.items()}
     ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)))
-    _check_offsets(ordered, first, file_bytes, where)
-    return Header(ordered, metadata)
+    _check_offsets(ordered, file_bytes - first, where)
+    return Header(ordered, metadata, first)
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -123,60 +139,62 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # add returns None, which is what the expression needs
-        raise ValueError(f"the key {duplicate!r} stands in it twice")
+        raise ValueError(f"the key {_quoted(duplicate)} stands in it twice")
     return result
 
 
-def _tensor_info(name: str, entry: Any, first: int, where: str) -> TensorInfo:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _broken(where, f"tensor {name!r}: expected dtype, shape and data_offsets")
+def _tensor_info(name: str, entry: Any, where: str) -> TensorInfo:
+    if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
+        raise _broken_tensor(where, name, "expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _broken(where, f"tensor {name!r}: unknown dtype {dtype!r}")
-    if (
-        not isinstance(shape, list)
-        or len(shape) > MAX_DIMENSIONS
-        or not all(type(n) is int and 0 <= n < 2**63 for n in shape)
-    ):
-        raise _broken(where, f"tensor {name!r}: its shape is no list of sizes: {shape!r:.60}")
-    if (
-        not isinstance(offsets, list)
-        or len(offsets) != 2
-        or not all(type(n) is int and 0 <= n < 2**63 for n in offsets)
-    ):
-        raise _broken(where, f"tensor {name!r}: data_offsets is no pair: {offsets!r:.60}")
+        raise _broken_tensor(where, name, f"unknown dtype {reprlib.repr(dtype)}")
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        raise _broken_tensor(where, name, f"its shape is no list of sizes: {reprlib.repr(shape)}")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise _broken_tensor(where, name, f"data_offsets is no pair: {reprlib.repr(offsets)}")
+    # What is too large is so without its zeros too: NumPy has no array of 2^40 × 2^40 × 0.
+    if tensor_bytes(dtype, [n for n in shape if n]) >= 2**63:
+        raise _broken_tensor(where, name, f"its shape is too large: {reprlib.repr(shape)}")
     start, end = offsets
     if math.prod(shape) * DTYPES[dtype].bits % 8:
-        raise _broken(where, f"tensor {name!r}: its bits do not fill whole bytes")
+        raise _broken_tensor(where, name, "its bits do not fill whole bytes")
     expected = tensor_bytes(dtype, shape)
     if end - start != expected:
-        raise _broken(
+        raise _broken_tensor(
             where,
-            f"tensor {name!r}: {dtype} of shape {shape!s:.60} takes {expected!s:.30} bytes,"
-            f" its offsets leave {end - start}",
+            name,
+            f"{dtype} of shape {reprlib.repr(shape)} takes {expected} bytes, its offsets leave"
+            f" {end - start}",
         )
-    return TensorInfo(dtype, tuple(shape), first + start, first + end)
+    return TensorInfo(dtype, tuple(shape), start, end)
 
 
-def _check_offsets(tensors: Mapping[str, TensorInfo], first: int, file_bytes: int, where: str) -> None:
-    position = first
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+
+
+def _check_offsets(tensors: Mapping[str, TensorInfo], data_bytes: int, where: str) -> None:
+    position = 0
     for name, info in tensors.items():
         if info.start != position:
             problem = "overlaps the one before" if info.start < position else "leaves a hole"
-            raise _broken(where, f"tensor {name!r} {problem}: expected byte {position}, found {info.start}")
+            raise _broken_tensor(
+                where, name, f"it {problem}: expected offset {position}, found {info.start}"
+            )
         position = info.end
-    if position != file_bytes:
+    if position != data_bytes:
         raise _broken(
             where,
-            f"its tensors end at byte {position}, the file at {file_bytes}"
-            + (" (cut off while it was written or copied?)" if position > file_bytes else ""),
+            f"its tensors take {position} bytes, the file has {data_bytes} for them"
+            + (" (cut off while it was written or copied?)" if position > data_bytes else ""),
         )
 
 
 def build_header(
     tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, TensorInfo]]:
-    """Lay out a file and return its first bytes and the place of every tensor.
+    """Lay out a file; return all that stands before its data, and the place of every tensor.
 
     Wide types come first and names are sorted within a width, as the safetensors library does, so
     that every tensor is aligned; the header is padded to 8 bytes.
@@ -187,22 +205,25 @@ def build_header(
     """
     order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name][0]].bits, name))
     document: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    position, spans = 0, {}
+    position, placed = 0, {}
     for name in order:
         dtype, shape = tensors[name]
         end = position + tensor_bytes(dtype, shape)
         document[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
-        spans[name] = TensorInfo(dtype, tuple(shape), position, end)
+        placed[name] = TensorInfo(dtype, tuple(shape), position, end)
         position = end
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    first = PREFIX_BYTES + len(text)
-    placed = {
-        name: info._replace(start=info.start + first, end=info.end + first)
-        for name, info in spans.items()
-    }
     return len(text).to_bytes(8, "little") + text, placed
 
 
 def _broken(where: str, problem: str) -> CheckpointError:
     return CheckpointError(f"{where}: not a valid safetensors file: {problem}")
+
+
+def _broken_tensor(where: str, name: str, problem: str) -> CheckpointError:
+    return _broken(where, f"tensor {_quoted(name)}: {problem}")
+
+
+def _quoted(name: str) -> str:
+    return f"{name!r:.200}"  # a hostile name can be as long as the header

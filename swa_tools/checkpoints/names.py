@@ -13,7 +13,7 @@ AVERAGED_MODEL_COUNTER = "n_averaged"
 
 def plain_names(
     stored: Iterable[str], *, lightning: bool = False
-) -> tuple[dict[str, str], tuple[str, ...]]:
+) -> tuple[dict[str, str], str, tuple[str, ...]]:
     """Remove the prefixes of wrappers, in any order, where every name carries them.
 
     `AveragedModel`'s counter `n_averaged` stands outside of its prefix and is dropped.
@@ -24,7 +24,8 @@ def plain_names(
             safetensors it does not: there it is part of many models' own names.
 
     Returns:
-        The stored name by plain name, in the order of the file, and notes on what was changed.
+        The stored name by plain name, in the order of the file; what was removed from them; and
+        notes on what was changed.
     """
     names = {name: name for name in stored}
     notes = []
@@ -37,7 +38,7 @@ def plain_names(
         removed += prefix
     if removed:
         notes.insert(0, f"the prefix '{removed}' is removed from every name")
-    return names, tuple(notes)
+    return names, removed, tuple(notes)
 
 
 def _shared_prefix(names: Iterable[str], prefixes: Iterable[str]) -> str | None:

@@ -55,8 +55,8 @@ class PickledFile:
         self._opened = self._identity()
         self.is_mapped = zipfile.is_zipfile(path)
         loaded = _load(path, mmap=self.is_mapped)
-        self.entries = _state_dicts(loaded, path)
-        self._state_dict = _choose(self.entries, entry, path)
+        self._state_dict = _choose(_state_dicts(loaded, path), entry, path)
+        self.numbers = _numbers(loaded)
         self.tensors = {
             name: _tensor_info(name, tensor, path) for name, tensor in self._state_dict.items()
         }
@@ -73,7 +73,7 @@ class PickledFile:
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """See `TensorFile`."""
         flat = self._bytes_of(name)
-        buffer[:] = memoryview(flat[offset : offset + len(buffer)].numpy())
+        buffer[:] = flat[offset : offset + len(buffer)].numpy().data
 
     def _bytes_of(self, name: str) -> torch.Tensor:
         tensor = self._state_dict[name]
@@ -161,3 +161,13 @@ def _tensor_info(name: str, tensor: torch.Tensor, path: Path) -> TensorInfo:
     return TensorInfo(
         TORCH_DTYPES[tensor.dtype], tuple(tensor.shape), 0, tensor.numel() * tensor.element_size()
     )
+
+
+def _numbers(loaded: Mapping[Any, Any]) -> dict[str, float]:
+    """Find `epoch`, `best_acc1`, `metric` and their like beside the weights."""
+    found = {}
+    for key, value in loaded.items():
+        number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+        if isinstance(key, str) and isinstance(number, int | float):
+            found[key] = float(number)
+    return found

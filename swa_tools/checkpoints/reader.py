@@ -32,24 +32,29 @@ class Checkpoint:
         tensors: dtype, shape and size by name, prefixes of wrappers removed from the names.
         metadata: What swa-tools wrote about it; None for somebody else's file.
         ties: Names that stand for another tensor's, as safetensors' `save_model` records them.
+        numbers: What stands beside the tensors and is a number: `epoch`, `best_acc1`, …
         notes: What was changed in reading it, for the user to know.
     """
 
     def __init__(self, path: Path, files: Iterable[TensorFile], *, pickled: bool = False) -> None:
         self.path = path
-        self.name = path.resolve().name if path.name in ("", ".", "..") else path.name
+        name = path.resolve().name if path.name in ("", ".", "..") else path.name
+        self.name = os.fsencode(name).decode(errors="replace")  # a name may be any bytes
         self._files = tuple(files)
-        stored = {name: file for file in self._files for name in file.tensors}
-        names, notes = plain_names(stored, lightning=pickled)
-        self.notes: tuple[str, ...] = notes
+        stored = {name: i for i, file in enumerate(self._files) for name in file.tensors}
+        names, prefix, self.notes = plain_names(stored, lightning=pickled)
         self._places = {name: (stored[old], old) for name, old in names.items()}
-        self.tensors = {name: file.tensors[old] for name, (file, old) in self._places.items()}
-        header = self._files[0].metadata
+        self.tensors = {
+            name: self._files[i].tensors[old] for name, (i, old) in self._places.items()
+        }
+        header = {key: text for file in self._files for key, text in file.metadata.items()}
+        ties = {k.removeprefix(prefix): v.removeprefix(prefix) for k, v in header.items()}
         self.ties = {
             name: target
-            for name, target in header.items()
+            for name, target in ties.items()
             if target in self.tensors and name not in self.tensors
         }
+        self.numbers = self._files[0].numbers
         self.metadata: CheckpointMetadata | None = None
         if METADATA_KEY in header:
             self.metadata = parse_metadata(header[METADATA_KEY], where=str(path))
@@ -70,6 +75,14 @@ class Checkpoint:
         for file in self._files:
             file.close()
 
+    def share_layout(self, other: "Checkpoint") -> None:
+        """Keep what both say of names and places in memory once; for many of one model."""
+        for mine, theirs in zip(self._files, other._files, strict=False):
+            if mine.tensors == theirs.tensors:
+                mine.tensors = theirs.tensors
+        if self.tensors == other.tensors and self._places == other._places:
+            self.tensors, self._places = other.tensors, other._places
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that it is stored in."""
@@ -88,7 +101,8 @@ class Checkpoint:
         Raises:
             CheckpointError: The file ends too early, or the disk fails.
         """
-        file, stored = self._places[name]
+        i, stored = self._places[name]
+        file = self._files[i]
         try:
             file.read_into(stored, offset, buffer)
         except OSError as error:
@@ -146,7 +160,7 @@ def open_checkpoint(path: str | Path, *, entry: str | None = None) -> Checkpoint
         CheckpointError: It is missing, damaged, of another format, or ambiguous.
     """
     path = Path(path)
-    target = _file_in_folder(path) if path.is_dir() else path
+    target = _file_in_folder(path) if os.path.isdir(path) else path
     if target.name.endswith(".index.json"):
         with ExitStack() as stack:
             shards = []
@@ -179,8 +193,10 @@ def _checked(path: Path, file: TensorFile, *, pickled: bool) -> Checkpoint:
 
 def _file_in_folder(folder: Path) -> Path:
     for name in FOLDER_FILES:
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             return folder / name
+    if not os.access(folder, os.X_OK):
+        raise CheckpointError(f"{folder}: no permission to look into this folder")
     raise CheckpointError(
         f"{folder}: no weights in this folder: expected {', '.join(FOLDER_FILES)}"
     )

@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Collection
 from pathlib import Path
 
+from swa_tools.checkpoints.files import open_for_reading
+from swa_tools.checkpoints.header import MAX_HEADER_BYTES
 from swa_tools.errors import CheckpointError
 
 
@@ -40,9 +43,10 @@ def open_index(path: Path) -> list[Shard]:
         CheckpointError: The index is missing or broken, or names a file outside its folder.
     """
     try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
+        with open(open_for_reading(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_HEADER_BYTES:
+                raise CheckpointError(f"{path}: too large for an index: expected up to 100 MB")
+            document = json.load(file)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -60,16 +64,17 @@ def open_index(path: Path) -> list[Shard]:
     names: dict[str, set[str]] = {}
     for name, file in weight_map.items():
         names.setdefault(file, set()).add(name)
-    return [
-        Shard(path, _shard_path(path, file), frozenset(names[file])) for file in sorted(names)
-    ]
+    return [Shard(path, _shard_path(path, file), frozenset(names[file])) for file in sorted(names)]
 
 
 def _shard_path(index: Path, file: str) -> Path:
     shard = index.parent / file
-    folders = {index.parent.resolve(), index.resolve().parent}
-    outside = "\0" in file or Path(file).is_absolute() or ".." in Path(file).parts
-    if outside or not any(shard.resolve().is_relative_to(folder) for folder in folders):
+    try:
+        folders = {index.parent.resolve(), index.resolve().parent}
+        is_inside = any(shard.resolve().is_relative_to(folder) for folder in folders)
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself; no name of a file
+        raise CheckpointError(f"{index}: it names no file that can be read: {file!r:.100}") from error
+    if not is_inside or Path(file).is_absolute() or ".." in Path(file).parts:
         raise CheckpointError(
             f"{index}: it names a file outside its folder, {file!r:.100}; refused"
         )

@@ -7,9 +7,11 @@ removes it.
 """
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -28,13 +30,22 @@ def check_output(path: Path, *, force: bool = False) -> None:
     """Tell early whether an output could be written, before the work for it is done.
 
     Raises:
-        OutputError: It exists and `force` is not set, or its folder is missing or read-only.
+        OutputError: It exists and `force` is not set or it is no file, or its folder is missing or
+            read-only.
     """
-    if path.is_dir():
+    try:
+        mode = os.lstat(path).st_mode  # a link counts as existing, wherever it leads
+    except FileNotFoundError:
+        mode = None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write it: {error.strerror}") from error
+    if os.path.isdir(path):
         raise OutputError(f"{path}: cannot write it: it is a folder")
-    if path.exists() and not force:
+    if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise OutputError(f"{path}: cannot write it: it is a device or a pipe, not a file")
+    if mode is not None and not force:
         raise OutputError(f"{path}: it exists already; choose another name, or give --force")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise OutputError(f"{path}: cannot write it: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: cannot write it: no permission to write in {path.parent}")
@@ -53,10 +64,11 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
     path = Path(path)
     check_output(path, force=force)
     _remove_abandoned(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    # Random, not the process's number: another machine that shares the disk may have the same.
+    temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
     try:
-        with open(temporary, "xb+") as file:
-            try:
+        try:
+            with open(temporary, "xb+") as file:
                 with contextlib.suppress(OSError):  # some network file systems have no locks
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield file
@@ -64,9 +76,9 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
                 os.fsync(file.fileno())
                 check_output(path, force=force)
                 os.replace(temporary, path)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    temporary.unlink()
+        finally:
+            with contextlib.suppress(OSError):  # it is gone; or else the next writer removes it
+                temporary.unlink()
         _sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot write it: {error.strerror or error}") from error
@@ -74,16 +86,23 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
 
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary files of writers that were killed; a living one holds its lock."""
-    for candidate in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError), open(candidate, "rb") as file:
+    pattern = f".{glob.escape(path.name)}.*.tmp"
+    for candidate in glob.glob(pattern, root_dir=path.parent, include_hidden=True):
+        with contextlib.suppress(OSError), open(path.parent / candidate, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            candidate.unlink()
+            os.unlink(path.parent / candidate)
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return  # a folder that may be written to but not listed cannot be synced
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
+            raise
     finally:
         os.close(descriptor)
 
@@ -110,12 +129,12 @@ class SafetensorsWriter:
         """
         self._descriptor = file.fileno()
         self._tensors = tensors
-        self._header, self._placed = build_header(tensors, metadata)
+        self._header, self._places = build_header(tensors, metadata)
         self._write(self._header, 0)
 
     def write(self, name: str, offset: int, data: Buffer) -> None:
         """Write bytes of a tensor, from its byte `offset` on."""
-        self._write(data, self._placed[name].start + offset)
+        self._write(data, len(self._header) + self._places[name].start + offset)
 
     def replace_metadata(self, metadata: Mapping[str, str]) -> None:
         """Write the header again with other metadata of the same length."""
@@ -168,9 +187,11 @@ def write_checkpoint(
         OutputError: The output exists and `force` is not set, or cannot be written.
         CheckpointError: safetensors has no such dtype.
     """
-    layout = {name: (safetensors_dtype(array.dtype), array.shape) for name, array in tensors.items()}
+    layout = {
+        name: (safetensors_dtype(array.dtype), array.shape) for name, array in tensors.items()
+    }
     with atomic_output(path, force=force) as file:
         writer = SafetensorsWriter(file, layout, file_metadata(metadata, ties))
         for name, array in tensors.items():
-            contiguous = np.ascontiguousarray(array)
-            writer.write(name, 0, contiguous.reshape(-1).view(np.uint8).data)
+            stored = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            writer.write(name, 0, stored.reshape(-1).view(np.uint8).data)

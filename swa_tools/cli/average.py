@@ -1,19 +1,264 @@
 """`swa-tools average`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
-from swa_tools.cli.options import checkpoints_argument, output_option, force_option
+
+from swa_tools.cli.options import checkpoints_argument, force_option, json_option
+from swa_tools.cli.output import notice, print_json, print_table, progress
+from swa_tools.errors import SwaToolsError
+
+if TYPE_CHECKING:
+    from swa_tools.averaging import AveragePlan, AverageResult, Weighting
+
+START_FILE = "start.safetensors"
+COUNT = click.IntRange(min=1)
 
 
-@click.command()
+class NumberList(click.ParamType[tuple[float, ...]]):
+    """Numbers separated by commas."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Return the numbers; fail with a usage error where one is none."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"expected numbers separated by commas, found {value!r}", param, ctx)
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  swa-tools average run -o swa.safetensors\n"
+    "  swa-tools average 'epoch-*.pth' --last 5 -o averaged.safetensors"
+)
 @checkpoints_argument
-@output_option
+@click.option("-o", "--output", metavar="FILE", help="Safetensors file; DIR/ for a model folder.")
+@click.option("--every", type=COUNT, metavar="N", help="Take every N-th, counted from the last.")
+@click.option("--first", type=COUNT, metavar="N", help="Take the first N.")
+@click.option("--last", type=COUNT, metavar="N", help="Take the last N.")
+@click.option("--top", type=COUNT, metavar="N", help="Take the N best by --metric.")
+@click.option("--metric", metavar="NAME", help="top1, nll, eval_top1, … as its trainer wrote it.")
+@click.option("--lowest", is_flag=True, help="Low values of the metric are good.")
+@click.option("--weights", type=NumberList(), metavar="W,W,…", help="One factor per checkpoint.")
+@click.option("--ema", type=float, metavar="DECAY", help="Exponential moving average.")
+@click.option("--interpolate", type=float, metavar="T", help="(1 - T) x first + T x second.")
+@click.option("--allow-negative", is_flag=True, help="Let factors be negative.")
+@click.option("--include-init", is_flag=True, help="Count the run's starting point once, too.")
+@click.option("--running", is_flag=True, help="Averages of the first n and last n, into a folder.")
+@click.option("--dtype", metavar="DTYPE", help="Write this dtype: F32, BF16, F16, …")
+@click.option("--entry", metavar="KEY", help="Which weights to take from a pickled file.")
+@click.option("--allow-nonfinite", is_flag=True, help="Let NaN and Inf pass.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and stop.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what will be done, then do it.")
 @force_option
-def command(checkpoints: tuple[str, ...], output, force: bool) -> None:
-    """Average.
+@json_option
+def command(
+    *,
+    checkpoints: tuple[str, ...],
+    output: str | None,
+    every: int | None,
+    first: int | None,
+    last: int | None,
+    top: int | None,
+    metric: str | None,
+    lowest: bool,
+    weights: tuple[float, ...] | None,
+    ema: float | None,
+    interpolate: float | None,
+    allow_negative: bool,
+    include_init: bool,
+    running: bool,
+    dtype: str | None,
+    entry: str | None,
+    allow_nonfinite: bool,
+    only_plan: bool,
+    verbose: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Average checkpoints, streaming, in constant memory.
 
-    \b
-    Example:
-      swa-tools average
+    CHECKPOINT is a file (safetensors, a sharded index, .pth, .ckpt, …), a model folder, a run
+    directory (its captures) or a quoted glob. A file that is there twice counts once.
     """
-    from swa_tools.averaging import average_checkpoints
+    from swa_tools.averaging import (
+        AverageOptions,
+        Selection,
+        average_checkpoints,
+        average_running,
+        select,
+    )
     from swa_tools.checkpoints import find_checkpoints
-    average_checkpoints(find_checkpoints(checkpoints), output, force=force)
+
+    weighting = _weighting(weights, ema, interpolate, allow_negative=allow_negative)
+    selection = Selection(
+        every=every, first=first, last=last, top=top, metric=metric, lowest=lowest
+    )
+    if output is None and not only_plan:
+        raise click.UsageError("Missing option '-o' / '--output'.")
+    if running and (weighting.name != "uniform" or include_init):
+        raise click.UsageError(
+            "--running averages uniformly; leave out weights and --include-init."
+        )
+    paths = select(find_checkpoints(checkpoints), selection, entry=entry)
+    paths = _without_duplicates(paths, entry=entry, weighting=weighting)
+    if include_init:
+        paths = [_start_of(paths), *paths]
+    if only_plan or verbose:
+        _print_plan(paths, weighting, dtype=dtype, entry=entry, as_json=as_json and only_plan)
+    if only_plan or output is None:
+        return
+    options = AverageOptions(dtype=dtype, entry=entry, allow_nonfinite=allow_nonfinite, force=force)
+    n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    with progress("averaging", n_bytes or None, unit="bytes") as advance:
+        options = dataclasses.replace(options, on_bytes=advance)
+        if running:
+            results = average_running(paths, output, options=options)
+        else:
+            results = [
+                average_checkpoints(
+                    paths, output, weighting=weighting, include_init=include_init, options=options
+                )
+            ]
+    _print_results(results, as_json=as_json)
+
+
+def _weighting(
+    weights: tuple[float, ...] | None,
+    ema: float | None,
+    interpolate: float | None,
+    *,
+    allow_negative: bool,
+) -> "Weighting":
+    from swa_tools.averaging import Ema, Interpolate, Uniform, Weights
+
+    if sum(choice is not None for choice in (weights, ema, interpolate)) > 1:
+        raise click.UsageError("Give one of --weights, --ema and --interpolate.")
+    if weights is not None:
+        return Weights(weights, allow_negative)
+    if ema is not None:
+        return Ema(ema)
+    if interpolate is not None:
+        return Interpolate(interpolate, allow_negative)
+    return Uniform()
+
+
+def _without_duplicates(
+    paths: Sequence[Path], *, entry: str | None, weighting: "Weighting"
+) -> list[Path]:
+    from swa_tools.averaging import find_duplicates, open_all
+
+    with open_all(paths, entry=entry) as opened:
+        duplicates = find_duplicates(opened)
+        if duplicates and weighting.name in ("weights", "interpolate"):
+            raise SwaToolsError(
+                f"{duplicates[0].checkpoint.path}: the same weights as"
+                f" {duplicates[0].original.path}, so it is not clear what the factors mean;"
+                " name each checkpoint once"
+            )
+        for duplicate in duplicates:
+            notice(
+                f"{duplicate.checkpoint.path}: the same weights as {duplicate.original.path};"
+                " counted once"
+            )
+        repeated = {id(duplicate.checkpoint) for duplicate in duplicates}
+        return [one.path for one in opened if id(one) not in repeated]
+
+
+def _start_of(paths: Sequence[Path]) -> Path:
+    from swa_tools.checkpoints import run_directory_of
+
+    runs = {run_directory_of(path) for path in paths}
+    run = runs.pop() if len(runs) == 1 else None
+    if run is None:
+        raise SwaToolsError(
+            "--include-init: the checkpoints are not the captures of one run; name the starting"
+            " point as the first checkpoint instead"
+        )
+    return run / START_FILE
+
+
+def _print_plan(
+    paths: Sequence[Path],
+    weighting: "Weighting",
+    *,
+    dtype: str | None,
+    entry: str | None,
+    as_json: bool,
+) -> None:
+    from swa_tools.averaging import describe, open_all, plan_average
+
+    with open_all(paths, entry=entry) as checkpoints:
+        plan = plan_average(checkpoints, weighting, dtype=dtype)
+        describe(plan)  # for its checks
+        for checkpoint in checkpoints:
+            for note in checkpoint.notes:
+                notice(f"{checkpoint.path}: {note}")
+        if as_json:
+            print_json(_plan_document(plan))
+            return
+        rows = [
+            [str(checkpoint.path), f"{factor / plan.divisor:.5f}", f"{checkpoint.n_bytes:,}"]
+            for checkpoint, factor in zip(plan.checkpoints, plan.coefficients, strict=True)
+        ]
+        print_table(["checkpoint", "weight", "bytes"], rows)
+        click.echo(
+            f"{_count(plan, 'average')} tensors averaged, {_count(plan, 'last')} taken from the"
+            f" last checkpoint, {_count(plan, 'equal')} that must be equal in all;"
+            f" {plan.bytes_read:,} bytes to read, {plan.bytes_written:,} to write"
+        )
+
+
+def _count(plan: "AveragePlan", action: str) -> int:
+    return sum(tensor.action == action for tensor in plan.tensors)
+
+
+def _plan_document(plan: "AveragePlan") -> dict[str, Any]:
+    return {
+        "checkpoints": [
+            {"path": str(checkpoint.path), "weight": factor / plan.divisor}
+            for checkpoint, factor in zip(plan.checkpoints, plan.coefficients, strict=True)
+        ],
+        "tensors": {action: _count(plan, action) for action in ("average", "last", "equal")},
+        "bytes_read": plan.bytes_read,
+        "bytes_written": plan.bytes_written,
+    }
+
+
+def _print_results(results: "Sequence[AverageResult]", *, as_json: bool) -> None:
+    if as_json:
+        documents = [
+            {
+                "path": str(result.path),
+                "digest": result.digest,
+                "n_averaged": result.n_averaged,
+                "n_copied": result.n_copied,
+                "bytes_read": result.bytes_read,
+                "metadata": dataclasses.asdict(result.metadata),
+            }
+            for result in results
+        ]
+        print_json(documents[0] if len(documents) == 1 else documents)
+        return
+    for result in results:
+        average = result.metadata.average
+        n_sources = len(average.sources) if average else 0
+        click.echo(
+            f"{result.path}: the average of {n_sources} checkpoint{'s'[: n_sources != 1]},"
+            f" {result.n_averaged} tensors"
+            f" averaged, {result.n_copied} copied"
+        )
+    if results[0].metadata.bn.state != "none" and results[-1].metadata.bn.state == "stale":
+        click.echo(
+            "Its BatchNorm statistics are stale: recompute them with `swa-tools update-bn"
+            f" {results[0].path} --data DIR -o FILE` before it is used."
+        )

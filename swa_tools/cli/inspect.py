@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from swa_tools.checkpoints.inspection import Inspection, SourceCheck
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExample:\n"
+    "  swa-tools inspect run/checkpoints/*.safetensors average.safetensors --verify"
+)
 @checkpoints_argument
 @click.option("--entry", metavar="KEY", help="Which weights to take from a pickled file.")
 @click.option("--digest", is_flag=True, help="Compute the content digests; reads all bytes.")
@@ -24,25 +27,21 @@ if TYPE_CHECKING:
 )
 @json_option
 def command(
-    checkpoints: tuple[str, ...], entry: str | None, digest: bool, verify: bool, as_json: bool
+    *, checkpoints: tuple[str, ...], entry: str | None, digest: bool, verify: bool, as_json: bool
 ) -> None:
     """Show what is in checkpoints, where they came from, and whether they belong together.
 
     Reads headers only (and no torch for safetensors) unless digests are asked for.
-
-    \b
-    Example:
-      swa-tools inspect run/checkpoints/*.safetensors average.safetensors --verify
     """
     from swa_tools.averaging import Uniform, open_all, plan_average
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.checkpoints.inspection import check_sources, inspect_checkpoint
 
-    inspections = []
     difference = None
     with open_all(find_checkpoints(checkpoints), entry=entry) as opened:
-        for checkpoint in opened:
-            inspections.append(inspect_checkpoint(checkpoint, digest=digest or verify))
+        inspections = [
+            inspect_checkpoint(checkpoint, digest=digest or verify) for checkpoint in opened
+        ]
         try:
             plan_average(opened, Uniform())
         except CheckpointError as error:
@@ -84,7 +83,17 @@ def _document(
 def _print(
     inspections: "list[Inspection]", checks: "list[SourceCheck]", difference: str | None
 ) -> None:
-    columns = ["checkpoint", "kind", "model", "tensors", "elements", "bytes", "dtypes", "bn", "from"]
+    columns = [
+        "checkpoint",
+        "kind",
+        "model",
+        "tensors",
+        "elements",
+        "bytes",
+        "dtypes",
+        "bn",
+        "from",
+    ]
     rows = []
     for item in inspections:
         metadata = item.metadata

@@ -25,7 +25,7 @@ def _combine(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-class KeyValue(click.ParamType):
+class KeyValue(click.ParamType[tuple[str, Any]]):
     """`NAME=VALUE`, the value read as JSON where it is JSON, else as text."""
 
     name = "name=value"
@@ -134,7 +134,9 @@ model_options = _combine(
     ),
     click.option("--num-classes", type=click.IntRange(min=1), help="Outputs of the classifier."),
     click.option(
-        "--image-size", type=click.IntRange(min=1), help="Input size in pixels; default the model's."
+        "--image-size",
+        type=click.IntRange(min=1),
+        help="Input size in pixels; default the model's.",
     ),
     click.option(
         "--entry",

@@ -1,6 +1,7 @@
 """An exponential moving average of the weights, beside the weights themselves."""
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -19,12 +20,8 @@ class ExponentialAverage:
     def __init__(self, module: nn.Module, *, decay: float) -> None:
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
         self._decay = decay
-        pairs = [
-            (average, value)
-            for average, value in zip(
-                self.module.state_dict().values(), module.state_dict().values(), strict=True
-            )
-        ]
+        # Parameters and buffers that are used twice come once, unlike in a state_dict.
+        pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
         self._averages = [average for average, _ in pairs if average.is_floating_point()]
         self._values = [value for average, value in pairs if average.is_floating_point()]
         self._copies = [pair for pair in pairs if not pair[0].is_floating_point()]
@@ -35,3 +32,8 @@ class ExponentialAverage:
         torch._foreach_lerp_(self._averages, self._values, 1 - self._decay)
         for copied, value in self._copies:
             copied.copy_(value)
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    yield from (parameter.detach() for parameter in module.parameters())
+    yield from module.buffers()

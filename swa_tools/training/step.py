@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +97,7 @@ class Stepper:
 
 def step_seed(seed: int, *, step: int, rank: int) -> int:
     """Return the seed of a step's random numbers on a rank, below 2^63."""
-    return xxhash.xxh3_64_intdigest(f"{seed}/{step}/{rank}") >> 1
+    return xxhash.xxh3_64_intdigest(f"{seed}/{step}/{rank}".encode()) >> 1
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
@@ -107,6 +106,3 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else None
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]
-
-
-Forward = Callable[[torch.Tensor], torch.Tensor]

@@ -1,0 +1,26 @@
+"""Images: sets of them, their labels, and loaders that put batches on the device."""
+
+from swa_tools.data.images import ImageSet, find_split, open_images, subset
+from swa_tools.data.labels import map_to_outputs
+from swa_tools.data.loaders import (
+    Batch,
+    Loader,
+    TrainingLoader,
+    evaluation_loader,
+    statistics_loader,
+    training_loader,
+)
+
+__all__ = [
+    "Batch",
+    "ImageSet",
+    "Loader",
+    "TrainingLoader",
+    "evaluation_loader",
+    "find_split",
+    "map_to_outputs",
+    "open_images",
+    "statistics_loader",
+    "subset",
+    "training_loader",
+]

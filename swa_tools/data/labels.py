@@ -1,0 +1,74 @@
+"""Which output of the model stands for which class folder."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from swa_tools.checkpoints import ModelInfo
+from swa_tools.data.images import ImageSet
+from swa_tools.errors import DataError
+
+NEW_HEAD = "fine-tune with --new-head for a classifier over these folders"
+
+
+def map_to_outputs(images: ImageSet, info: ModelInfo) -> ImageSet:
+    """Return the images with the model's outputs as targets.
+
+    In this order, what holds first:
+
+    1. The model knows its classes by name: folders are matched by name, and may be fewer.
+    2. It has ImageNet's 1000 classes, and all folders are WordNet ids among them, or all are class
+       indices (as in ImageNet-V2).
+    3. It has outputs without names: folders that are all class indices are these; otherwise there
+       must be as many folders as outputs, and sorted folders are outputs in order, as in
+       torchvision's ImageFolder.
+
+    Raises:
+        DataError: None does.
+    """
+    if info.classes is not None:
+        known = {name: output for output, name in enumerate(info.classes)}
+        return _by_name(images, known, f"the {len(known)} classes of this model")
+    indices = _class_indices(images, info.num_classes)
+    if indices is not None:
+        return with_outputs(images, indices)
+    if info.head == "imagenet-1k":
+        return _by_name(images, imagenet_synsets(), "ImageNet-1k's WordNet ids or class indices")
+    if len(images.classes) == info.num_classes:
+        return with_outputs(images, tuple(range(info.num_classes)))
+    raise DataError(
+        f"{images.root}: has {len(images.classes)} class folders, but the model has"
+        f" {info.num_classes} outputs and does not say which; {NEW_HEAD}"
+    )
+
+
+def with_outputs(images: ImageSet, outputs: tuple[int, ...]) -> ImageSet:
+    """Return the images with `outputs[i]` as target of the i-th class."""
+    by_old = dict(zip(images.outputs, outputs, strict=True))
+    targets = tuple(by_old[target] for target in images.targets)
+    return dataclasses.replace(images, targets=targets, outputs=outputs)
+
+
+def imagenet_synsets() -> dict[str, int]:
+    """Return the output of each WordNet id of ImageNet-1k, from the table that timm ships."""
+    from timm.data import ImageNetInfo  # timm takes seconds to import
+
+    return {name: index for index, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+
+
+def _by_name(images: ImageSet, known: Mapping[str, int], what: str) -> ImageSet:
+    unknown = [name for name in images.classes if name not in known]
+    if unknown:
+        raise DataError(
+            f"{images.root}: {len(unknown)} of {len(images.classes)} class folders are not among"
+            f" {what}, the first is {unknown[0]!r}; {NEW_HEAD}"
+        )
+    return with_outputs(images, tuple(known[name] for name in images.classes))
+
+
+def _class_indices(images: ImageSet, num_classes: int) -> tuple[int, ...] | None:
+    """Return the folder names as numbers if all are different outputs of the model."""
+    if not all(name.isdecimal() and name.isascii() for name in images.classes):
+        return None
+    indices = tuple(int(name) for name in images.classes)
+    is_valid = len(set(indices)) == len(indices) and max(indices) < num_classes
+    return indices if is_valid else None

@@ -1,0 +1,218 @@
+"""Decoding in other processes: lists of images in, batches of pixels out.
+
+torch's DataLoader runs the processes. What it is asked for is whole batches, each described by a
+`Task`; so the processes keep no list of images, no epoch and no random state, and any of them gives
+the same pixels for the same task.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from swa_tools.errors import DataError
+
+MOST_WORKERS_GPU, MOST_WORKERS_CPU = 16, 4
+
+
+class View(Protocol):
+    """Turns an opened image into uint8 pixels `(image_size, image_size, 3)`."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width, in pixels."""
+
+    def __call__(self, image: Image.Image, *, epoch: int, index: int) -> np.ndarray:
+        """Return the pixels."""
+
+
+class Task(NamedTuple):
+    """One batch to decode.
+
+    Attributes:
+        epoch: For the augmentation.
+        indices: Of the images, int64.
+        paths: Of the images.
+    """
+
+    epoch: int
+    indices: np.ndarray
+    paths: tuple[str, ...]
+
+
+class Decoded(NamedTuple):
+    """The images of a task that could be read.
+
+    Attributes:
+        pixels: uint8 `(N, size, size, 3)`.
+        indices: int64 `(N,)`.
+        bad: Path and reason of each image that could not be read.
+    """
+
+    pixels: torch.Tensor
+    indices: torch.Tensor
+    bad: tuple[tuple[str, str], ...]
+
+
+class Decoder(Dataset[Decoded]):
+    """Decodes tasks; what a worker process gets a copy of.
+
+    Args:
+        open_image: As `ImageSet.open`.
+        view: What is made of each image.
+    """
+
+    def __init__(self, open_image: Callable[[str], Image.Image], view: View) -> None:
+        self.open_image = open_image
+        self.view = view
+
+    def __getitem__(self, task: Task) -> Decoded:
+        """Decode a task. Unreadable images are reported in the result, not raised."""
+        size = self.view.image_size
+        pixels = np.empty((len(task.paths), size, size, 3), dtype=np.uint8)
+        good, bad = [], []
+        with warnings.catch_warnings():
+            # Pillow's remarks on odd metadata and palettes; the libraries' loaders show the same
+            # image.
+            warnings.simplefilter("ignore")
+            for index, path in zip(task.indices.tolist(), task.paths, strict=True):
+                try:
+                    with self.open_image(path) as image:
+                        pixels[len(good)] = self.view(image, epoch=task.epoch, index=index)
+                except Exception as error:  # Pillow raises many kinds on damaged files.
+                    bad.append((path, _reason(error)))
+                else:
+                    good.append(index)
+        return Decoded(
+            pixels=torch.from_numpy(pixels[: len(good)]),
+            indices=torch.tensor(good, dtype=torch.int64),
+            bad=tuple(bad),
+        )
+
+
+class DecodingPool:
+    """Worker processes that decode tasks in order; they live as long as this object.
+
+    One iteration at a time. An iteration that is left early costs the batches already under way.
+
+    Args:
+        decoder: Copied to the processes.
+        workers: Number of processes; 0 decodes in this one.
+        pin_memory: Whether batches lie in pinned memory, for transfers to a GPU.
+    """
+
+    def __init__(self, decoder: Decoder, *, workers: int, pin_memory: bool) -> None:
+        self._decoder = decoder
+        self._workers = workers
+        self._pin_memory = pin_memory
+        self._tasks = _Tasks()
+        self._loader: DataLoader[Decoded] | None = None
+
+    def decode(self, tasks: Iterable[Task]) -> Iterator[Decoded]:
+        """Yield the result of every task, in order.
+
+        Raises:
+            DataError: A worker process has died. It is noticed within about five seconds.
+        """
+        self._tasks.current = tasks
+        try:
+            batches = self._start()
+            yield from batches
+        except RuntimeError as error:
+            self._loader = None
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a process that loads images has died ({_reason(error)}); it may have run out of"
+                " memory or of shared memory (/dev/shm): try fewer --workers or a smaller"
+                " --batch-size"
+            ) from error
+
+    def _start(self) -> Iterator[Decoded]:
+        if self._loader is None:
+            self._loader = DataLoader(
+                self._decoder,
+                batch_size=None,
+                sampler=self._tasks,
+                num_workers=self._workers,
+                persistent_workers=self._workers > 0,
+                pin_memory=self._pin_memory,
+                collate_fn=_unchanged,
+                worker_init_fn=_leave_signals_to_parent,
+                # The loader draws from its generator; without one, from torch's global one.
+                generator=torch.Generator(),
+            )
+        with _same_child_handler(), warnings.catch_warnings():
+            # From Python 3.12 on forking warns of threads; torch's own are not used in the workers.
+            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            return iter(self._loader)
+
+
+class _Tasks:
+    """The tasks of the current iteration, in the place of DataLoader's sampler."""
+
+    def __init__(self) -> None:
+        self.current: Iterable[Task] = ()
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.current)
+
+
+def default_workers(device: torch.device) -> int:
+    """Return how many worker processes suit this machine, for each process that trains.
+
+    Next to a GPU one per core that falls to this process, up to 16; on a CPU, whose cores the
+    network needs itself, half of them up to 4.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        n_cores = len(os.sched_getaffinity(0))
+    else:
+        n_cores = os.cpu_count() or 1
+    n_cores = max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if device.type == "cuda":
+        return min(n_cores, MOST_WORKERS_GPU)
+    return min(max(1, n_cores // 2), MOST_WORKERS_CPU)
+
+
+@contextlib.contextmanager
+def _same_child_handler() -> Iterator[None]:
+    """Keep the handler of SIGCHLD as it was while DataLoader starts.
+
+    DataLoader sets one that raises RuntimeError wherever the main program happens to be when a
+    worker dies, such as in the middle of an optimizer's step or of a file. Without it the death is
+    noticed where the worker's images are waited for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def _leave_signals_to_parent(worker: int) -> None:  # noqa: ARG001 -- DataLoader passes it
+    """Ignore what is sent to the whole process group.
+
+    The main process decides what Ctrl-C or a scheduler's signal means, and may want some more
+    batches before it stops. Workers end when it closes their queue or dies.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _unchanged(decoded: Decoded) -> Decoded:
+    return decoded
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -1,0 +1,57 @@
+"""Many checkpoints of one model in bounded memory: weights are swapped in and out."""
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from swa_tools.models import load_into
+
+Source = Callable[[], Mapping[str, torch.Tensor]]
+"""Reads a state dict, again each time that it is called."""
+
+
+class ModelBank:
+    """A model with several sets of weights, of which a few are in memory at a time.
+
+    Each of the first `at_once − 1` sets has a module of its own; all others take turns in one
+    more, and are read again at every turn. Going through the sets in order, batch after batch,
+    so reads as little as can be.
+
+    Args:
+        module: The network; it is one of those that weights are loaded into.
+        sources: Where to read each set of weights, by name.
+        at_once: Modules in memory, at least 1.
+        compiled: Whether the modules run through `torch.compile`.
+
+    Raises:
+        ModelError: From `module_of`: weights do not fit the network.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        sources: Mapping[str, Source],
+        *,
+        at_once: int,
+        compiled: bool = False,
+    ) -> None:
+        if at_once < 1:
+            raise ValueError(f"expected at least 1 module in memory, found {at_once}")
+        self._sources = sources
+        n_modules = min(at_once, len(sources))
+        modules = [module, *(copy.deepcopy(module) for _ in range(n_modules - 1))]
+        self._modules = [(torch.compile(one) if compiled else one, one) for one in modules]
+        self._holds: list[str | None] = [None] * n_modules
+        self._place = {name: min(i, n_modules - 1) for i, name in enumerate(sources)}
+
+    def module_of(self, name: str) -> nn.Module:
+        """Return a module with these weights; the next call may put others into it."""
+        place = self._place[name]
+        to_run, to_load = self._modules[place]
+        if self._holds[place] != name:
+            self._holds[place] = None
+            load_into(to_load, self._sources[name](), where=name)
+            self._holds[place] = name
+        return to_run

@@ -1,0 +1,128 @@
+"""A run before it starts: how many steps, which cycles, what it will write."""
+
+import dataclasses
+from typing import Any
+
+from swa_tools.errors import TrainingError
+from swa_tools.training.schedule_options import ScheduleOptions, build_schedule, steps_of
+from swa_tools.training.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a run is going to do.
+
+    Attributes:
+        schedule: The learning rate of every step.
+        n_images: Training images.
+        batch_size: Images of an optimizer step.
+        world_size: Ranks that share a batch.
+        accumulate: Pieces that a rank computes its share in.
+        steps_per_epoch: Optimizer steps of an epoch; a last incomplete batch is left out.
+        n_steps: Optimizer steps of the run.
+    """
+
+    schedule: Schedule
+    n_images: int
+    batch_size: int
+    world_size: int
+    accumulate: int
+    steps_per_epoch: int
+    n_steps: int
+
+    @property
+    def captures(self) -> range:
+        """The steps after which checkpoints are taken."""
+        return self.schedule.captures(self.n_steps)
+
+    @property
+    def piece_size(self) -> int:
+        """Images that a rank computes at once, at most."""
+        return -(-self.batch_size // (self.world_size * self.accumulate))
+
+    @property
+    def incomplete_cycle(self) -> str | None:
+        """One line on a last cycle that the run does not complete; None if it does."""
+        missing = self.schedule.incomplete_steps(self.n_steps)
+        if not missing:
+            return None
+        cycle = self.schedule.cycle(self.n_steps)
+        return (
+            f"cycle {cycle} is not completed: the run ends after {missing} of its"
+            f" {self.schedule.cycle_steps} steps, and no checkpoint is taken in it"
+        )
+
+    def epoch(self, step: int) -> float:
+        """Return the passes over the training images completed after a step."""
+        return step / self.steps_per_epoch
+
+    def to_dict(self, *, checkpoint_bytes: int | None = None) -> dict[str, Any]:
+        """Return the plan for JSON.
+
+        Args:
+            checkpoint_bytes: Size of one checkpoint, to tell what all of them take.
+        """
+        captures = [
+            {
+                "step": step,
+                "epoch": self.epoch(step),
+                "cycle": self.schedule.cycle(step),
+                "lr": self.schedule.lr(step),
+            }
+            for step in self.captures
+        ]
+        document = {
+            "n_images": self.n_images,
+            "batch_size": self.batch_size,
+            "world_size": self.world_size,
+            "accumulate": self.accumulate,
+            "piece_size": self.piece_size,
+            "steps_per_epoch": self.steps_per_epoch,
+            "n_steps": self.n_steps,
+            "n_epochs": self.epoch(self.n_steps),
+            "schedule": self.schedule.to_dict(),
+            "lr_first": self.schedule.lr(1),
+            "lr_last": self.schedule.lr(self.n_steps),
+            "captures": captures,
+            "incomplete_cycle": self.incomplete_cycle,
+        }
+        if checkpoint_bytes is not None:
+            document["checkpoint_bytes"] = checkpoint_bytes
+            document["captures_bytes"] = checkpoint_bytes * len(captures)
+        return document
+
+
+def plan_run(
+    schedule: ScheduleOptions,
+    *,
+    epochs: float,
+    n_images: int,
+    steps_per_epoch: int,
+    batch_size: int,
+    world_size: int = 1,
+    accumulate: int = 1,
+) -> RunPlan:
+    """Plan a run of `epochs` passes over the training images.
+
+    Raises:
+        TrainingError: It has no step, or the schedule makes no sense.
+    """
+    n_steps = steps_of(epochs, steps_per_epoch)
+    if n_steps < 1:
+        raise TrainingError(
+            f"--epochs {epochs:g}: not one step; an epoch has {steps_per_epoch} steps here"
+        )
+    if accumulate < 1 or accumulate * world_size > batch_size:
+        raise TrainingError(
+            f"--accumulate {accumulate}: a batch of {batch_size} images on {world_size} ranks"
+            " cannot be computed in so many pieces"
+        )
+    return RunPlan(
+        schedule=build_schedule(schedule, steps_per_epoch=steps_per_epoch, n_epochs=epochs),
+        n_images=n_images,
+        batch_size=batch_size,
+        world_size=world_size,
+        accumulate=accumulate,
+        steps_per_epoch=steps_per_epoch,
+        n_steps=n_steps,
+    )

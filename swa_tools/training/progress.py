@@ -1,0 +1,110 @@
+"""What a run tells whoever watches it."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from swa_tools.records import Record
+from swa_tools.training.plan import RunPlan
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run is after a step.
+
+    Attributes:
+        step: Optimizer steps completed.
+        n_steps: Optimizer steps of the run.
+        epoch: Passes over the training images completed.
+        cycle: Number of the cycle; None without cycles.
+        lr: Learning rate of the step.
+        loss: The newest loss that was read from the device; None before the first.
+        images_per_second: Over all ranks, since the last pause for a checkpoint or a validation.
+    """
+
+    step: int
+    n_steps: int
+    epoch: float
+    cycle: int | None
+    lr: float
+    loss: float | None
+    images_per_second: float
+
+
+def _ignore(_: object) -> None:
+    return
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Functions that a run calls, on rank 0 alone; by default it runs silently.
+
+    Attributes:
+        on_plan: Once, before the first step.
+        on_progress: After each step.
+        on_record: For each record that goes into the metrics.
+        on_notice: With a line for the user.
+    """
+
+    on_plan: Callable[[RunPlan], None] = _ignore
+    on_progress: Callable[[Progress], None] = _ignore
+    on_record: Callable[[Record], None] = _ignore
+    on_notice: Callable[[str], None] = _ignore
+
+
+class Stopwatch:
+    """Measures how fast a run trains, and how long it waits for its data.
+
+    Attributes:
+        total_images, total_seconds: Over the run, pauses left out.
+        paused_seconds: Spent in pauses.
+    """
+
+    def __init__(self) -> None:
+        self.total_images = 0
+        self.total_seconds = 0.0
+        self.paused_seconds = 0.0
+        self._waited = 0.0
+        self._images = 0
+        self._start = time.monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of the block as waiting for data."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+    def count(self, n_images: int) -> None:
+        """Count the images of a step."""
+        self._images += n_images
+
+    @property
+    def images_per_second(self) -> float:
+        """The rate since the last pause."""
+        return self._images / max(time.monotonic() - self._start, 1e-9)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out, and begin a new rate after it."""
+        start = time.monotonic()
+        self.total_images += self._images
+        self.total_seconds += start - self._start
+        yield
+        self._start = time.monotonic()
+        self.paused_seconds += self._start - start
+        self._images = 0
+        self._waited = 0.0
+
+    def stall(self, *, least_seconds: float = 30.0, least_share: float = 0.3) -> str | None:
+        """Return a line for the user if most of the time goes into waiting for data.
+
+        Args:
+            least_seconds: Nothing is said of a shorter time.
+            least_share: Nothing is said of a smaller share of the time.
+        """
+        seconds = time.monotonic() - self._start
+        if seconds < least_seconds or self._waited < least_share * seconds:
+            return None
+        return f"{100 * self._waited / seconds:.0f} % of the time waiting for data; try --workers"

@@ -1,0 +1,191 @@
+"""Where a run begins: its images, its weights, and the point to go on from."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from swa_tools.checkpoints import BnInfo
+from swa_tools.data import ImageSet, find_split, map_to_outputs, open_images
+from swa_tools.distributed import Distributed
+from swa_tools.errors import SwaToolsError, TrainingError
+from swa_tools.models import (
+    BuiltModel,
+    create_model,
+    has_batchnorm,
+    load_checkpoint,
+    load_into,
+    replace_head,
+)
+from swa_tools.training.options import FinetuneOptions
+from swa_tools.training.resume import ResumePoint, load_resume_point
+from swa_tools.training.run_directory import RunDirectory
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        built: The model, on the CPU; rank 0 has its weights, the other ranks only its structure.
+        bn: State of its running statistics.
+        train, val: The images, their targets outputs of the model; None for synthetic ones, and
+            `val` also where nothing is validated.
+        point: The point of this run to go on from; None at its beginning.
+        earlier: The last point of the run that this one continues (`from_run`); None for others.
+    """
+
+    built: BuiltModel
+    bn: BnInfo
+    train: ImageSet | None
+    val: ImageSet | None
+    point: ResumePoint | None
+    earlier: ResumePoint | None
+
+
+def open_start(
+    options: FinetuneOptions, *, directory: RunDirectory, resuming: bool, context: Distributed
+) -> Start:
+    """Read images and weights; rank 0 reads the weights, the others build the same network.
+
+    Raises:
+        SwaToolsError: On every rank, if anything is wrong on one.
+    """
+    train = val = None
+    if options.synthetic_data is None:
+        train = together(context, lambda: _open("train", options, options.train_dir))
+        if options.validate_every != "never":
+            val = together(context, lambda: _open("val", options, options.val_dir))
+    read = together(
+        context,
+        lambda: _read(options, directory, train, resuming=resuming) if context.is_main else None,
+    )
+    start = _share(read, context)
+    built = start.built
+    if train is not None:
+        train = map_to_outputs(train, built.info)
+        built = _with_classes(built, train)
+    if val is not None:
+        val = map_to_outputs(val, built.info)
+    return dataclasses.replace(start, built=built, train=train, val=val)
+
+
+def together(context: Distributed, work: Callable[[], T]) -> T:
+    """Do a piece of work on every rank; if it fails on one, fail on all with that error.
+
+    Raises:
+        SwaToolsError: The first error in the order of the ranks.
+    """
+    result: T | None = None
+    error: SwaToolsError | None = None
+    try:
+        result = work()
+    except SwaToolsError as caught:
+        error = caught
+    for first in context.gather(error):
+        if first is not None:
+            raise first
+    return result  # type: ignore[return-value]  # It is a T: nothing failed.
+
+
+def _open(split: str, options: FinetuneOptions, directory: Path | None) -> ImageSet:
+    return open_images(find_split(split, data=options.data, directory=directory))
+
+
+def _read(
+    options: FinetuneOptions, directory: RunDirectory, train: ImageSet | None, *, resuming: bool
+) -> Start:
+    """Build the model with its weights; runs on rank 0."""
+    # Of random weights and new classifiers.
+    torch.manual_seed(options.seed)
+    if resuming and directory.resume.exists():
+        point = load_resume_point(directory.resume)
+        built, bn = _load(directory.start)
+        load_into(built.module, point.model, where=str(directory.resume))
+        return Start(built=built, bn=bn, train=None, val=None, point=point, earlier=None)
+    earlier = None
+    if options.from_run is not None:
+        run = RunDirectory(options.from_run)
+        earlier = load_resume_point(run.resume)
+        built, bn = _load(run.start, model=options.model)
+        load_into(built.module, earlier.model, where=str(run.resume))
+    elif options.checkpoint is not None:
+        built, bn = _load(
+            options.checkpoint,
+            model=options.model,
+            kwargs=options.model_kwargs,
+            entry=options.entry,
+            image_size=options.image_size,
+        )
+    else:
+        built = _create(options)
+        bn = BnInfo(state="trained" if has_batchnorm(built.module) else "none")
+    if options.new_head:
+        built = _with_new_head(built, train)
+    if options.drop_path is not None:
+        built = _with_drop_path(built, options.drop_path)
+    return Start(built=built, bn=bn, train=None, val=None, point=None, earlier=earlier)
+
+
+def _load(path: Path, **arguments: Any) -> tuple[BuiltModel, BnInfo]:
+    built, metadata = load_checkpoint(path, **arguments)
+    if metadata is not None:
+        return built, metadata.bn
+    return built, BnInfo(state="unknown" if has_batchnorm(built.module) else "none")
+
+
+def _create(options: FinetuneOptions) -> BuiltModel:
+    if options.model is None:
+        raise TrainingError(
+            "no model: name one (torchvision/resnet50, timm/resnet50.tv_in1k, …), or weights that"
+            " say theirs (--checkpoint FILE, --from RUN)"
+        )
+    return create_model(
+        options.model,
+        pretrained=options.pretrained,
+        kwargs=options.model_kwargs,
+        image_size=options.image_size,
+    )
+
+
+def _with_new_head(built: BuiltModel, train: ImageSet | None) -> BuiltModel:
+    if train is None:
+        raise TrainingError("--new-head: synthetic images have no classes; leave one of them out")
+    return replace_head(built, train.classes)
+
+
+def _with_drop_path(built: BuiltModel, rate: float) -> BuiltModel:
+    """Build the model again with stochastic depth, which has no weights of its own."""
+    is_torchvision = built.info.name.startswith("torchvision/")
+    name = "stochastic_depth_prob" if is_torchvision else "drop_path_rate"
+    info = dataclasses.replace(built.info, kwargs={**built.info.kwargs, name: rate})
+    module = create_model(info.name, num_classes=info.num_classes, kwargs=info.kwargs).module
+    load_into(module, built.module.state_dict(), where=info.name)
+    return dataclasses.replace(built, module=module, info=info)
+
+
+def _with_classes(built: BuiltModel, train: ImageSet) -> BuiltModel:
+    """Note the names of the outputs where the model did not know them."""
+    info = built.info
+    in_order = train.outputs == tuple(range(info.num_classes))
+    if info.classes is not None or info.head != "own" or not in_order:
+        return built
+    return dataclasses.replace(built, info=dataclasses.replace(info, classes=train.classes))
+
+
+def _share(start: Start | None, context: Distributed) -> Start:
+    """Give every rank what rank 0 has read, but for the weights of the model."""
+    told: Any = context.broadcast(
+        start
+        and (start.built.info, start.built.preprocessing, start.bn, start.point, start.earlier)
+    )
+    if start is not None:
+        return start
+    info, preprocessing, bn, point, earlier = told
+    module = create_model(info.name, num_classes=info.num_classes, kwargs=info.kwargs).module
+    built = BuiltModel(module=module, info=info, preprocessing=preprocessing)
+    return Start(built=built, bn=bn, train=None, val=None, point=point, earlier=earlier)
