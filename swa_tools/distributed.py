@@ -9,7 +9,7 @@ import dataclasses
 import datetime as dt
 import os
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -167,6 +167,19 @@ def single_process(device: str = "auto") -> Distributed:
 def float64_device(device: torch.device) -> torch.device:
     """Return the device if it computes in float64, else the CPU (MPS has no float64)."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def amp_dtype(
+    amp: Literal["auto", "bf16", "fp16", "off"], device: torch.device
+) -> torch.dtype | None:
+    """Return the dtype of mixed precision on a device; None for full precision.
+
+    `auto` is bfloat16 on GPUs that have it, else full precision.
+    """
+    if amp == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]
 
 
 def _rank_device(name: str, *, local_rank: int, world_size: int) -> torch.device:

@@ -1,7 +1,7 @@
 """BatchNorm statistics: measure them again for weights that were averaged."""
 
 from swa_tools.batchnorm.estimators import Estimator
-from swa_tools.batchnorm.recompute import BnOptions, recompute
+from swa_tools.batchnorm.recompute import BnOptions, Recomputation, recompute
 from swa_tools.batchnorm.recorder import batchnorm_layers
 from swa_tools.batchnorm.update import BnReport, update_bn, update_bn_many
 
@@ -9,6 +9,7 @@ __all__ = [
     "BnOptions",
     "BnReport",
     "Estimator",
+    "Recomputation",
     "batchnorm_layers",
     "recompute",
     "update_bn",

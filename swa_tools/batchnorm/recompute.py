@@ -27,6 +27,7 @@ class BnOptions:
         workers: Processes that decode images; None to choose by the machine.
         skip_bad_images: Whether unreadable images are left out instead of being an error.
         amp: dtype of mixed precision; None for full precision.
+        channels_last: Whether images are laid out channels last, for models that are.
     """
 
     estimator: Estimator = "population"
@@ -38,6 +39,22 @@ class BnOptions:
     workers: int | None = None
     skip_bad_images: bool = False
     amp: torch.dtype | None = None
+    channels_last: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recomputation:
+    """What a recompute did.
+
+    Attributes:
+        reports: Of each model.
+        bn: What belongs into the metadata of the models.
+        n_skipped: Unreadable images that were left out.
+    """
+
+    reports: tuple[BnReport, ...]
+    bn: BnInfo
+    n_skipped: int
 
 
 def recompute(
@@ -48,7 +65,7 @@ def recompute(
     options: BnOptions,
     context: Distributed,
     on_batch: Callable[[int], None] | None = None,
-) -> tuple[list[BnReport], BnInfo]:
+) -> Recomputation:
     """Recompute the statistics of models in one pass over images, in place.
 
     Args:
@@ -59,12 +76,9 @@ def recompute(
         context: The processes that share the work.
         on_batch: Called with the number of images after each batch of this rank.
 
-    Returns:
-        The report of each model, and what belongs into their metadata.
-
     Raises:
         SwaToolsError: As `update_bn_many`; no model has changed then.
-        DataError: An image cannot be read, or the subset is larger than the set.
+        DataError: An image cannot be read.
     """
     if options.n_samples is not None:
         images = subset(images, options.n_samples, seed=options.seed)
@@ -79,6 +93,7 @@ def recompute(
         skip_bad_images=options.skip_bad_images,
         rank=context.rank,
         world_size=context.world_size,
+        channels_last=options.channels_last,
     )
     reports = update_bn_many(
         models,
@@ -89,13 +104,16 @@ def recompute(
         context=context,
         on_batch=on_batch,
     )
-    if not any(report.n_layers for report in reports):
-        return reports, BnInfo(state="none")
-    return reports, BnInfo(
+    bn = BnInfo(
         state="updated",
         estimator=options.estimator,
         n_samples=max(report.n_samples for report in reports),
         batch_size=options.batch_size,
         augment=options.augment,
         data_digest=images.digest(),
+    )
+    return Recomputation(
+        reports=tuple(reports),
+        bn=bn if any(report.n_layers for report in reports) else BnInfo(state="none"),
+        n_skipped=sum(context.gather(len(loader.skipped))),
     )

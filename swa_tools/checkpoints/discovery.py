@@ -44,7 +44,7 @@ def find_checkpoints(arguments: Sequence[str | Path]) -> list[Path]:
 
 def _expand(path: Path) -> list[Path]:
     if is_run_directory(path):
-        captures = _matches(str(path / CAPTURES / "*.safetensors"), root=path)
+        captures = _matches("*.safetensors", folder=path / CAPTURES)
         if not captures:
             raise CheckpointError(f"{path}: this run has no captures yet in its {CAPTURES}/")
         return captures
@@ -53,17 +53,27 @@ def _expand(path: Path) -> list[Path]:
             f"{path}: neither a run directory nor a model folder: expected {CAPTURES}/ and"
             f" {RUN_FILE}, or {FOLDER_FILES[0]}; for the files in it give '{path}/*.safetensors'"
         )
-    if path.exists():
-        return [path]
-    if glob.has_magic(str(path)):
-        matches = sorted(
-            (Path(match) for match in glob.glob(str(path), recursive=True)), key=_order
-        )
-        if not matches:
-            raise CheckpointError(f"{path}: no file matches this pattern")
-        return [one for match in matches for one in _expand(match)]
-    raise CheckpointError(f"{path}: no such file")
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return _expand_pattern(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{path}: cannot open it: {reason}") from error
+    return [path]
 
 
-def _order(path: Path) -> tuple[tuple[int, int | str], ...]:
-    return natural_key(str(path))
+def _expand_pattern(path: Path) -> list[Path]:
+    if not glob.has_magic(str(path)):
+        raise CheckpointError(f"{path}: no such file")
+    matches = _matches(str(path))
+    if not matches:
+        raise CheckpointError(f"{path}: no file matches this pattern")
+    return [one for match in matches for one in _expand(match)]
+
+
+def _matches(pattern: str, *, folder: Path | None = None) -> list[Path]:
+    """Return what matches in natural order; hidden files (macOS leaves `._*`) do not."""
+    found = glob.glob(pattern, root_dir=folder, recursive=True)
+    found.sort(key=lambda name: (natural_key(name), name))
+    return [folder / name if folder else Path(name) for name in found]

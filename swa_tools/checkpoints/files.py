@@ -16,7 +16,6 @@ from typing import Protocol
 from swa_tools.checkpoints.header import TensorInfo, read_header
 from swa_tools.errors import CheckpointError
 
-
 MAX_OPEN_FILES = 10240
 """Where the system sets no limit; macOS allows a process no more."""
 
@@ -30,6 +29,8 @@ class TensorFile(Protocol):
     """The strings that a safetensors file keeps beside its tensors."""
     numbers: dict[str, float]
     """What stands beside the tensors and is a number: `epoch`, `best_acc1`, …"""
+    notes: tuple[str, ...]
+    """What the user should know of how it is read."""
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill the buffer with the bytes of a tensor from `offset` on. Safe in several threads."""
@@ -46,6 +47,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notes: tuple[str, ...] = ()
         self._descriptor = open_for_reading(path)
         try:
             self._opened = identity(self._descriptor)
@@ -74,7 +76,7 @@ class SafetensorsFile:
 
     def check_unchanged(self) -> None:
         """See `TensorFile`: compares size and time of modification."""
-        check_identity(self.path, self._opened, identity(self._descriptor))
+        check_identity(self.path, self._descriptor, self._opened)
 
     def close(self) -> None:
         """See `TensorFile`."""
@@ -90,7 +92,12 @@ def open_for_reading(path: Path) -> int:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"{path}: cannot open it: {reason}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError as error:
+        os.close(descriptor)
+        raise CheckpointError(f"{path}: cannot open it: {error.strerror}") from error
+    if not is_file:
         os.close(descriptor)
         raise CheckpointError(f"{path}: not a checkpoint: expected a file, found a folder or pipe")
     return descriptor
@@ -116,8 +123,12 @@ def identity(descriptor: int) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def check_identity(path: Path, before: tuple[int, int], after: tuple[int, int]) -> None:
-    """Compare (size, time of modification) of a file; raise CheckpointError if they differ."""
+def check_identity(path: Path, descriptor: int, before: tuple[int, int]) -> None:
+    """Raise CheckpointError if the size or time of an open file is not what it was."""
+    try:
+        after = identity(descriptor)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
     if before != after:
         raise CheckpointError(
             f"{path}: it changed while it was read ({before[0]} bytes before, {after[0]} after);"

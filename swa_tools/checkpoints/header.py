@@ -92,9 +92,7 @@ def read_header(descriptor: int, *, where: str) -> Header:
             f"its header claims {length} bytes, but only {file_bytes - PREFIX_BYTES} follow"
             " (cut off while it was written or copied?)",
         )
-    return parse_header(
-        _read(descriptor, length, PREFIX_BYTES, where), file_bytes, where=where
-    )
+    return parse_header(_read(descriptor, length, PREFIX_BYTES, where), file_bytes, where=where)
 
 
 def _read(descriptor: int, n_bytes: int, position: int, where: str) -> bytes:
@@ -202,7 +200,12 @@ def build_header(
     Args:
         tensors: dtype name and shape by tensor name, in any order.
         metadata: Written in sorted order.
+
+    Raises:
+        CheckpointError: A name cannot stand in such a file.
     """
+    if "__metadata__" in tensors:
+        raise CheckpointError("safetensors has no tensor of the name '__metadata__'")
     order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name][0]].bits, name))
     document: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     position, placed = 0, {}

@@ -5,18 +5,20 @@ Loading is restricted to tensors, containers and numbers (`weights_only=True`); 
 """
 
 import argparse
+import contextlib
+import math
 import os
 import re
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from swa_tools.checkpoints.files import check_identity, identity, open_for_reading
-from swa_tools.checkpoints.header import TensorInfo
+from swa_tools.checkpoints.header import MAX_DIMENSIONS, TensorInfo
 from swa_tools.errors import CheckpointError
 
 TORCH_DTYPES = {
@@ -40,6 +42,8 @@ TORCH_DTYPES = {
     torch.bool: "BOOL",
 }
 """The safetensors name of each torch dtype that the format has."""
+if hasattr(torch, "float8_e8m0fnu"):  # from 2.7 on
+    TORCH_DTYPES[torch.float8_e8m0fnu] = "F8_E8M0"
 
 
 class PickledFile:
@@ -52,44 +56,58 @@ class PickledFile:
     def __init__(self, path: Path, *, entry: str | None = None) -> None:
         self.path = path
         self.metadata: dict[str, str] = {}
-        self._opened = self._identity()
-        self.is_mapped = zipfile.is_zipfile(path)
-        loaded = _load(path, mmap=self.is_mapped)
-        self._state_dict = _choose(_state_dicts(loaded, path), entry, path)
-        self.numbers = _numbers(loaded)
-        self.tensors = {
-            name: _tensor_info(name, tensor, path) for name, tensor in self._state_dict.items()
-        }
+        self.notes: tuple[str, ...] = ()
         self._contiguous: tuple[str, torch.Tensor] | None = None
         self._lock = threading.Lock()
-
-    def _identity(self) -> tuple[int, int]:
-        descriptor = open_for_reading(self.path)
+        self._descriptor = open_for_reading(path)
         try:
-            return identity(descriptor)
-        finally:
-            os.close(descriptor)
+            self._opened = identity(self._descriptor)
+            self._load(entry)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _load(self, entry: str | None) -> None:
+        is_mapped = zipfile.is_zipfile(self.path)
+        loaded = _load(self.path, mmap=is_mapped)
+        self._state_dict = _choose(_state_dicts(loaded, self.path), entry, self.path)
+        self.numbers = _numbers(loaded)
+        self.tensors = {
+            name: _tensor_info(name, tensor, self._opened[0], self.path)
+            for name, tensor in self._state_dict.items()
+        }
+        if not is_mapped:
+            megabytes = f"{self._opened[0] / 1e6:,.1f} MB"
+            self.notes = (f"torch.save's old format is held in memory whole: {megabytes}",)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """See `TensorFile`."""
-        flat = self._bytes_of(name)
+        self.check_unchanged()  # where a mapped file became shorter, to read is to be killed
+        try:
+            flat = self._bytes_of(name)
+        except (RuntimeError, MemoryError) as error:
+            raise CheckpointError(
+                f"{self.path}: cannot lay out tensor {name!r}: {_first_line(error)}"
+            ) from error
         buffer[:] = flat[offset : offset + len(buffer)].numpy().data
 
     def _bytes_of(self, name: str) -> torch.Tensor:
         tensor = self._state_dict[name]
-        if tensor.is_contiguous():
+        if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
             return tensor.reshape(-1).view(torch.uint8)
         with self._lock:  # a channels_last tensor is laid out once, not once for every block of it
             if self._contiguous is None or self._contiguous[0] != name:
-                self._contiguous = name, tensor.contiguous().reshape(-1).view(torch.uint8)
+                plain = tensor.resolve_conj().resolve_neg().contiguous()
+                self._contiguous = name, plain.reshape(-1).view(torch.uint8)
             return self._contiguous[1]
 
     def check_unchanged(self) -> None:
         """See `TensorFile`."""
-        check_identity(self.path, self._opened, self._identity())
+        check_identity(self.path, self._descriptor, self._opened)
 
     def close(self) -> None:
         """See `TensorFile`; a mapping ends with its last tensor."""
+        os.close(self._descriptor)
         self._state_dict = {}
         self._contiguous = None
 
@@ -106,11 +124,15 @@ def _load(path: Path, *, mmap: bool) -> Any:
                 f"{path}: refused: it holds a Python object besides tensors, {found[1]}, and"
                 " loading that could run code; save its state_dict alone, or as safetensors"
             ) from error
-        first = text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
         raise CheckpointError(
             f"{path}: not a checkpoint that can be read: expected safetensors or a file of"
-            f" torch.save, found something else or a damaged one ({first})"
+            f" torch.save, found something else or a damaged one ({_first_line(error)})"
         ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def _state_dicts(loaded: Any, path: Path) -> dict[str, Mapping[str, torch.Tensor]]:
@@ -124,8 +146,9 @@ def _state_dicts(loaded: Any, path: Path) -> dict[str, Mapping[str, torch.Tensor
         return entries
     if _is_state_dict(loaded):
         return {"": loaded}
-    keys = ", ".join(str(key) for key in list(loaded)[:8])
-    raise CheckpointError(f"{path}: no state dict in it: expected tensors by name, found {keys}")
+    raise CheckpointError(
+        f"{path}: no state dict in it: expected tensors by name, found {_listed(map(str, loaded))}"
+    )
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -139,7 +162,7 @@ def _is_state_dict(value: Any) -> bool:
 def _choose(
     entries: Mapping[str, Mapping[str, torch.Tensor]], entry: str | None, path: Path
 ) -> Mapping[str, torch.Tensor]:
-    names = ", ".join(name or "(the file itself)" for name in entries)
+    names = _listed(name or "(the file itself)" for name in entries)
     if entry is not None:
         if entry not in entries:
             raise CheckpointError(f"{path}: no weights under {entry!r}; it holds: {names}")
@@ -151,23 +174,39 @@ def _choose(
     return next(iter(entries.values()))
 
 
-def _tensor_info(name: str, tensor: torch.Tensor, path: Path) -> TensorInfo:
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return ", ".join(f"{name!r:.60}" for name in names[:12]) + more
+
+
+def _tensor_info(name: str, tensor: torch.Tensor, file_bytes: int, path: Path) -> TensorInfo:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"{path}: the name {name!r} is not valid Unicode") from error
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise CheckpointError(f"{path}: tensor {name!r} is sparse or quantized; dense expected")
     if tensor.dtype not in TORCH_DTYPES:
         raise CheckpointError(f"{path}: tensor {name!r} has dtype {tensor.dtype}; not supported")
     if tensor.device.type != "cpu":
         raise CheckpointError(f"{path}: tensor {name!r} holds no data (device {tensor.device})")
-    return TensorInfo(
-        TORCH_DTYPES[tensor.dtype], tuple(tensor.shape), 0, tensor.numel() * tensor.element_size()
-    )
+    n_bytes = math.prod(tensor.shape) * tensor.element_size()
+    if n_bytes > file_bytes or tensor.dim() > MAX_DIMENSIONS:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} claims {n_bytes} bytes in {tensor.dim()} dimensions,"
+            f" in a file of {file_bytes} bytes; if it was expanded, save it after .contiguous()"
+        )
+    return TensorInfo(TORCH_DTYPES[tensor.dtype], tuple(tensor.shape), 0, n_bytes)
 
 
 def _numbers(loaded: Mapping[Any, Any]) -> dict[str, float]:
     """Find `epoch`, `best_acc1`, `metric` and their like beside the weights."""
     found = {}
     for key, value in loaded.items():
-        number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-        if isinstance(key, str) and isinstance(number, int | float):
-            found[key] = float(number)
+        with contextlib.suppress(RuntimeError, OverflowError):  # no data; too large for a float
+            is_scalar = isinstance(value, torch.Tensor) and value.numel() == 1
+            number = value.item() if is_scalar else value
+            if isinstance(key, str) and isinstance(number, int | float):
+                found[key] = float(number)
     return found

@@ -42,7 +42,8 @@ class Checkpoint:
         self.name = os.fsencode(name).decode(errors="replace")  # a name may be any bytes
         self._files = tuple(files)
         stored = {name: i for i, file in enumerate(self._files) for name in file.tensors}
-        names, prefix, self.notes = plain_names(stored, lightning=pickled)
+        names, prefix, notes = plain_names(stored, lightning=pickled)
+        self.notes = (*notes, *(note for file in self._files for note in file.notes))
         self._places = {name: (stored[old], old) for name, old in names.items()}
         self.tensors = {
             name: self._files[i].tensors[old] for name, (i, old) in self._places.items()
@@ -77,11 +78,12 @@ class Checkpoint:
 
     def share_layout(self, other: "Checkpoint") -> None:
         """Keep what both say of names and places in memory once; for many of one model."""
-        for mine, theirs in zip(self._files, other._files, strict=False):
+        files, places = other._files, other._places  # noqa: SLF001  # of the same class
+        for mine, theirs in zip(self._files, files, strict=False):
             if mine.tensors == theirs.tensors:
                 mine.tensors = theirs.tensors
-        if self.tensors == other.tensors and self._places == other._places:
-            self.tensors, self._places = other.tensors, other._places
+        if self.tensors == other.tensors and self._places == places:
+            self.tensors, self._places = other.tensors, places
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -175,7 +177,7 @@ def open_checkpoint(path: str | Path, *, entry: str | None = None) -> Checkpoint
     if is_safetensors(target):
         if entry is not None:
             raise CheckpointError(
-                f"{path}: a safetensors file holds one set of weights; leave out the entry {entry!r}"
+                f"{path}: a safetensors file holds one set of weights; leave out --entry {entry}"
             )
         return _checked(path, SafetensorsFile(target), pickled=False)
     from swa_tools.checkpoints.pickled import PickledFile  # imports torch

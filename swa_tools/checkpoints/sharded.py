@@ -73,7 +73,9 @@ def _shard_path(index: Path, file: str) -> Path:
         folders = {index.parent.resolve(), index.resolve().parent}
         is_inside = any(shard.resolve().is_relative_to(folder) for folder in folders)
     except (OSError, RuntimeError, ValueError) as error:  # a link to itself; no name of a file
-        raise CheckpointError(f"{index}: it names no file that can be read: {file!r:.100}") from error
+        raise CheckpointError(
+            f"{index}: it names no file that can be read: {file!r:.100}"
+        ) from error
     if not is_inside or Path(file).is_absolute() or ".." in Path(file).parts:
         raise CheckpointError(
             f"{index}: it names a file outside its folder, {file!r:.100}; refused"

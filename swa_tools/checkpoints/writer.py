@@ -87,7 +87,7 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary files of writers that were killed; a living one holds its lock."""
     pattern = f".{glob.escape(path.name)}.*.tmp"
-    for candidate in glob.glob(pattern, root_dir=path.parent, include_hidden=True):
+    for candidate in glob.glob(pattern, root_dir=path.parent):
         with contextlib.suppress(OSError), open(path.parent / candidate, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(path.parent / candidate)

@@ -3,13 +3,13 @@
 from swa_tools.data.images import ImageSet, find_split, open_images, subset
 from swa_tools.data.labels import map_to_outputs
 from swa_tools.data.loaders import (
-    Batch,
     Loader,
     TrainingLoader,
     evaluation_loader,
     statistics_loader,
     training_loader,
 )
+from swa_tools.data.pipeline import Batch
 
 __all__ = [
     "Batch",

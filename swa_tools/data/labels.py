@@ -50,9 +50,10 @@ def with_outputs(images: ImageSet, outputs: tuple[int, ...]) -> ImageSet:
 
 def imagenet_synsets() -> dict[str, int]:
     """Return the output of each WordNet id of ImageNet-1k, from the table that timm ships."""
-    from timm.data import ImageNetInfo  # timm takes seconds to import
+    from timm.data.imagenet_info import ImageNetInfo  # timm takes seconds to import
 
-    return {name: index for index, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    synsets = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]
+    return {name: index for index, name in enumerate(synsets)}
 
 
 def _by_name(images: ImageSet, known: Mapping[str, int], what: str) -> ImageSet:

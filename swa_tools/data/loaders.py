@@ -1,108 +1,20 @@
-"""Loaders: batches of images on the device, dealt to ranks.
+"""Which images make up a batch, and which batches go to which rank.
 
-Images travel as uint8 and are normalised on the device. Which images make up a batch, and how they
-are augmented, depends on the seed and the global batch size alone.
+Both depend on the seed and the global batch size alone, as does the augmentation.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from swa_tools.checkpoints import Preprocessing
 from swa_tools.data.images import ImageSet
+from swa_tools.data.pipeline import Batch, Pipeline
 from swa_tools.data.random_numbers import permutation
-from swa_tools.data.views import EvaluationView, TrainingView, normalise
-from swa_tools.data.workers import Decoder, DecodingPool, Task, View, default_workers
+from swa_tools.data.views import EvaluationView, TrainingView
+from swa_tools.data.workers import default_workers
 from swa_tools.errors import DataError
-
-
-class Batch(NamedTuple):
-    """Some images and their labels.
-
-    Attributes:
-        images: float32 `(N, 3, H, W)`, normalised, on the device.
-        targets: int64 `(N,)`, on the device.
-        indices: int64 `(N,)`, positions in the image set, on the CPU.
-    """
-
-    images: torch.Tensor
-    targets: torch.Tensor
-    indices: torch.Tensor
-
-
-class Pipeline:
-    """From positions in an image set to batches on the device.
-
-    Args:
-        images: The set.
-        view: What is made of each image.
-        preprocessing: Has mean and std.
-        device: Where batches go.
-        workers: Processes that decode; None for `default_workers`, 0 for none.
-        skip_bad_images: Whether an unreadable image is left out instead of being an error.
-        channels_last: The memory format of the batches.
-
-    Attributes:
-        skipped: Paths of the images left out so far, each once.
-    """
-
-    def __init__(
-        self,
-        images: ImageSet,
-        view: View,
-        *,
-        preprocessing: Preprocessing,
-        device: torch.device,
-        workers: int | None,
-        skip_bad_images: bool,
-        channels_last: bool,
-    ) -> None:
-        self.skipped: list[str] = []
-        self._images = images
-        self._targets = torch.tensor(images.targets, dtype=torch.int64)
-        self._device = device
-        self._skip = skip_bad_images
-        self._normalise = functools.partial(
-            normalise, preprocessing=preprocessing, channels_last=channels_last
-        )
-        self._pool = DecodingPool(
-            Decoder(images.open, view),
-            workers=default_workers(device) if workers is None else workers,
-            pin_memory=device.type == "cuda",
-        )
-
-    def run(self, batches: Iterator[np.ndarray], *, epoch: int) -> Iterator[Batch]:
-        """Yield the batches with these positions, in order; one without a good image is left out.
-
-        Raises:
-            DataError: An image cannot be read, or a worker process has died.
-        """
-        paths = self._images.paths
-        tasks = (Task(epoch, indices, tuple(paths[i] for i in indices)) for indices in batches)
-        for pixels, indices, bad in self._pool.decode(tasks):
-            for path, reason in bad:
-                self._note(path, reason)
-            if len(indices) == 0:
-                continue
-            on_device = pixels.to(self._device, non_blocking=True)
-            targets = self._targets[indices]
-            yield Batch(
-                images=self._normalise(on_device),
-                targets=targets.to(self._device, non_blocking=True),
-                indices=indices,
-            )
-
-    def _note(self, path: str, reason: str) -> None:
-        if not self._skip:
-            raise DataError(
-                f"{self._images.root / path}: cannot read this image ({reason});"
-                " --skip-bad-images goes on without it"
-            )
-        if path not in self.skipped:
-            self.skipped.append(path)
 
 
 class Loader:
@@ -126,7 +38,10 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._pipeline.run(iter(self._batches), epoch=0)
+        """Load the batches; one whose images are all bad is left out."""
+        for batch in self._pipeline.run(self._batches, epoch=0):
+            if len(batch.indices) > 0:
+                yield batch
 
     @property
     def skipped(self) -> list[str]:
@@ -169,17 +84,193 @@ class TrainingLoader:
                 died.
         """
         batches = self._batches_of(epoch)[start_step:]
-        n_found = 0
-        for batch in self._pipeline.run(iter(batches), epoch=epoch):
-            n_found += 1
+        for batch in self._pipeline.run(batches, epoch=epoch):
+            if len(batch.indices) == 0:
+                raise DataError(
+                    f"epoch {epoch}: no image of a batch can be read, the last is"
+                    f" {self.skipped[-1]}; {len(self.skipped)} bad images so far"
+                )
             yield batch
-        if n_found < len(batches):
-            raise DataError(
-                f"epoch {epoch}: {len(batches) - n_found} of {len(batches)} batches had no readable"
-                f" image; the first bad one is {self.skipped[0]}"
-            )
 
     @property
     def skipped(self) -> list[str]:
         """Paths of the bad images left out so far."""
         return self._pipeline.skipped
+
+
+def evaluation_loader(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    device: torch.device,
+    workers: int | None = None,
+    skip_bad_images: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    channels_last: bool = False,
+) -> Loader:
+    """Load every image once, in order, exactly as the model's library prepares it.
+
+    Batch b goes to rank b mod `world_size`; nothing is padded.
+
+    Args:
+        images: What to load.
+        preprocessing: Of the model.
+        batch_size: Images in a batch; the last one may have fewer.
+        device: Where batches go.
+        workers: Processes that decode; None for what suits the machine, 0 for none.
+        skip_bad_images: Whether an unreadable image is left out instead of being an error.
+        rank: Of this process.
+        world_size: Number of processes.
+        channels_last: Whether batches lie in memory as `(N, H, W, 3)`.
+
+    Raises:
+        DataError: The batch size is below 1.
+    """
+    batches = _split(np.arange(len(images)), batch_size)[rank::world_size]
+    pipeline = Pipeline(
+        images,
+        EvaluationView(preprocessing=preprocessing),
+        preprocessing=preprocessing,
+        device=device,
+        workers=_n_workers(workers, device, n_batches=len(batches)),
+        skip_bad_images=skip_bad_images,
+        channels_last=channels_last,
+    )
+    return Loader(pipeline, batches)
+
+
+def statistics_loader(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    device: torch.device,
+    seed: int,
+    augment: bool,
+    workers: int | None = None,
+    skip_bad_images: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    channels_last: bool = False,
+) -> Loader:
+    """Load every image once, in random order, for the statistics of BatchNorm.
+
+    The batches are fixed by (seed, batch size); a last batch of one image joins the one before.
+    Batch b goes to rank b mod `world_size`.
+
+    Args:
+        images: What to load.
+        preprocessing: Of the model.
+        batch_size: Images in a batch.
+        device: Where batches go.
+        seed: Of the order, and of the augmentation.
+        augment: Whether images are augmented as in training, or prepared as in evaluation.
+        workers: Processes that decode; None for what suits the machine, 0 for none.
+        skip_bad_images: Whether an unreadable image is left out instead of being an error.
+        rank: Of this process.
+        world_size: Number of processes.
+        channels_last: Whether batches lie in memory as `(N, H, W, 3)`.
+
+    Raises:
+        DataError: The batch size is below 1.
+    """
+    batches = _split(permutation(len(images), seed), batch_size)
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    batches = batches[rank::world_size]
+    pipeline = Pipeline(
+        images,
+        _training_view(preprocessing, seed)
+        if augment
+        else EvaluationView(preprocessing=preprocessing),
+        preprocessing=preprocessing,
+        device=device,
+        workers=_n_workers(workers, device, n_batches=len(batches)),
+        skip_bad_images=skip_bad_images,
+        channels_last=channels_last,
+    )
+    return Loader(pipeline, batches)
+
+
+def training_loader(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    device: torch.device,
+    seed: int,
+    workers: int | None = None,
+    skip_bad_images: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    channels_last: bool = False,
+) -> TrainingLoader:
+    """Load shuffled and augmented images, epoch by epoch.
+
+    Order and augmentation are drawn from (seed, epoch, image): the global batches are the same on
+    any number of ranks and workers. The last batch of an epoch is left out if it is not whole; a
+    set smaller than a batch is one batch.
+
+    Args:
+        images: What to load.
+        preprocessing: Of the model: size, interpolation, mean and std are used.
+        batch_size: Images in a global batch, over all ranks.
+        device: Where batches go.
+        seed: Of order and augmentation.
+        workers: Processes that decode; None for what suits the machine, 0 for none.
+        skip_bad_images: Whether an unreadable image is left out instead of being an error.
+        rank: Of this process.
+        world_size: Number of processes.
+        channels_last: Whether batches lie in memory as `(N, H, W, 3)`.
+
+    Raises:
+        DataError: The batch size is below 1 or no multiple of `world_size`, or there are fewer
+            images than processes.
+    """
+    if batch_size < 1 or batch_size % world_size:
+        raise DataError(
+            f"the batch size is {batch_size}, expected a positive multiple of the"
+            f" {world_size} processes that share it"
+        )
+    if len(images) < world_size:
+        raise DataError(
+            f"{images.root}: {len(images)} images for {world_size} processes; start fewer"
+        )
+    share = min(batch_size, len(images)) // world_size
+    steps_per_epoch = max(1, len(images) // batch_size)
+
+    def batches_of(epoch: int) -> list[np.ndarray]:
+        order = permutation(len(images), seed, epoch=epoch)
+        firsts = range(rank * share, steps_per_epoch * share * world_size, share * world_size)
+        return [order[first : first + share] for first in firsts]
+
+    pipeline = Pipeline(
+        images,
+        _training_view(preprocessing, seed),
+        preprocessing=preprocessing,
+        device=device,
+        workers=_n_workers(workers, device, n_batches=steps_per_epoch),
+        skip_bad_images=skip_bad_images,
+        channels_last=channels_last,
+    )
+    return TrainingLoader(pipeline, batches_of, steps_per_epoch=steps_per_epoch)
+
+
+def _training_view(preprocessing: Preprocessing, seed: int) -> TrainingView:
+    return TrainingView(
+        image_size=preprocessing.image_size, interpolation=preprocessing.interpolation, seed=seed
+    )
+
+
+def _split(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    if batch_size < 1:
+        raise DataError(f"the batch size is {batch_size}, expected at least 1")
+    return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+
+def _n_workers(workers: int | None, device: torch.device, *, n_batches: int) -> int:
+    if workers is None:
+        workers = default_workers(device)
+    return min(workers, n_batches)

@@ -1,8 +1,8 @@
 """How a stored image becomes the network's input.
 
 Two views of an image, both uint8 `(size, size, 3)`: of evaluation, the same to the bit as
-torchvision's and timm's own transforms, and of training, random and made for speed. `normalise` turns
-batches of them into what the network sees, on its device.
+torchvision's and timm's own transforms, and of training, random and made for speed. `Normaliser`
+turns batches of them into what the network sees, on its device.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class EvaluationView:
     def __call__(self, image: Image.Image, *, epoch: int, index: int) -> np.ndarray:  # noqa: ARG002 -- training's are random
         """Return the view of an image of any mode and size."""
         wanted = self.preprocessing
-        rgb = image.convert("RGB")
+        rgb = _rgb(image)
         if wanted.crop == "border":
             return np.asarray(_fit_with_border(rgb, wanted))
         size = [wanted.resize] if wanted.crop == "center" else [wanted.resize, wanted.resize]
@@ -84,7 +84,7 @@ class TrainingView:
         scale_y, scale_x = image.size[1] / full_height, image.size[0] / full_width
         top, bottom = round(top * scale_y), round((top + height) * scale_y)
         left, right = round(left * scale_x), round((left + width) * scale_x)
-        crop = np.array(image.convert("RGB").crop((left, top, right, bottom)))
+        crop = np.array(_rgb(image.crop((left, top, right, bottom))))
         view = self._resize(crop)
         return view[:, ::-1] if is_flipped else view
 
@@ -100,9 +100,7 @@ class TrainingView:
         return view
 
 
-def random_crop(
-    height: int, width: int, random: np.random.Generator
-) -> tuple[int, int, int, int]:
+def random_crop(height: int, width: int, random: np.random.Generator) -> tuple[int, int, int, int]:
     """Draw the (top, left, height, width) of a crop, as torchvision's RandomResizedCrop does.
 
     Area uniform in `AREA`, logarithm of the aspect ratio uniform in `ASPECT`; after `ATTEMPTS` that
@@ -122,27 +120,46 @@ def random_crop(
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def normalise(
-    pixels: torch.Tensor, preprocessing: Preprocessing, *, channels_last: bool = False
-) -> torch.Tensor:
-    """Turn uint8 `(N, H, W, 3)` into float32 `(N, 3, H, W)`: (x / 255 − mean) / std.
+class Normaliser:
+    """Turns uint8 `(N, size, size, 3)` into float32 `(N, 3, size, size)`: (x / 255 − mean) / std.
 
     The same operations in the same order as the libraries' own, so that results are the same to
     the bit. Works in rows of pixels, where a channel's constant recurs every third number: several
-    times faster on a CPU than one over the channels.
+    times faster on a CPU than one channel after the other.
 
     Args:
-        pixels: On any device; not changed.
         preprocessing: Has mean and std.
+        image_size: Height and width, in pixels.
+        device: Where the pixels are.
         channels_last: Whether the result lies in memory as the pixels do.
     """
-    n, height, width, channels = pixels.shape
-    mean = torch.tensor(preprocessing.mean, device=pixels.device).repeat(width)
-    std = torch.tensor(preprocessing.std, device=pixels.device).repeat(width)
-    rows = pixels.to(torch.float32).view(n, height, width * channels)
-    rows.div_(255).sub_(mean).div_(std)
-    images = rows.view(n, height, width, channels).permute(0, 3, 1, 2)
-    return images if channels_last else images.contiguous()
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        *,
+        image_size: int,
+        device: torch.device,
+        channels_last: bool = False,
+    ) -> None:
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=device).repeat(image_size)
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+        self._mean, self._std = mean, std
+        self._channels_last = channels_last
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the normalised images; the pixels are not changed."""
+        n, height, width, channels = pixels.shape
+        rows = pixels.to(torch.float32).view(n, height, width * channels)
+        rows.div_(255).sub_(self._mean).div_(self._std)
+        images = rows.view(n, height, width, channels).permute(0, 3, 1, 2)
+        return images if self._channels_last else images.contiguous()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert always copies
 
 
 def _fit_with_border(image: Image.Image, wanted: Preprocessing) -> Image.Image:
@@ -152,8 +169,9 @@ def _fit_with_border(image: Image.Image, wanted: Preprocessing) -> Image.Image:
         ResizeKeepRatio,
     )
 
-    resize = ResizeKeepRatio(wanted.resize, longest=1.0, interpolation=wanted.interpolation)
-    fill = tuple(round(255 * value) for value in wanted.mean)
-    crop = CenterCropOrPad(wanted.image_size, fill=fill)
+    size, mode = wanted.resize, wanted.interpolation
+    resize = ResizeKeepRatio(size, longest=1.0, interpolation=mode)  # type: ignore[no-untyped-call]
+    red, green, blue = (round(255 * value) for value in wanted.mean)
+    crop = CenterCropOrPad(wanted.image_size, fill=(red, green, blue))
     fitted: Image.Image = crop(resize(image))
     return fitted

@@ -11,7 +11,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -78,7 +78,8 @@ class Decoder(Dataset[Decoded]):
         """Decode a task. Unreadable images are reported in the result, not raised."""
         size = self.view.image_size
         pixels = np.empty((len(task.paths), size, size, 3), dtype=np.uint8)
-        good, bad = [], []
+        good: list[int] = []
+        bad: list[tuple[str, str]] = []
         with warnings.catch_warnings():
             # Pillow's remarks on odd metadata and palettes; the libraries' loaders show the same
             # image.
@@ -210,7 +211,7 @@ def _leave_signals_to_parent(worker: int) -> None:  # noqa: ARG001 -- DataLoader
         signal.signal(number, signal.SIG_IGN)
 
 
-def _unchanged(decoded: Decoded) -> Decoded:
+def _unchanged(decoded: Any) -> Any:
     return decoded
 
 

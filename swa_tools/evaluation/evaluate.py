@@ -15,6 +15,7 @@ from swa_tools.distributed import Distributed, float64_device
 from swa_tools.errors import DataError, ModelError
 from swa_tools.evaluation.ensemble import ENSEMBLE, Agreement, EnsembleTally
 from swa_tools.evaluation.metrics import Score, Tally
+from swa_tools.evaluation.significance import mcnemar
 
 Predictor = Callable[[Batch], torch.Tensor]
 """From a batch to logits (N, C), wherever they come from."""
@@ -45,6 +46,23 @@ class Evaluation:
     def is_correct(self, name: str) -> npt.NDArray[np.bool_]:
         """Tell for each image whether a model (or `ensemble`) labels it right, (N,)."""
         return np.equal(self.predictions[name], self.targets)
+
+    def by_class(self, name: str) -> dict[int, tuple[int, int]]:
+        """Return for each label that occurs how many of its images are right, and how many are."""
+        is_correct = self.is_correct(name)
+        return {
+            target: (int(is_correct[of_class].sum()), int(of_class.sum()))
+            for target in np.unique(self.targets).tolist()
+            for of_class in [self.targets == target]
+        }
+
+    def p_value(self, first: str, second: str) -> float:
+        """Return McNemar's p-value for the difference of two models (see `significance`)."""
+        correct_first, correct_second = self.is_correct(first), self.is_correct(second)
+        return mcnemar(
+            int((correct_first & ~correct_second).sum()),
+            int((correct_second & ~correct_first).sum()),
+        )
 
 
 def evaluate(
@@ -118,6 +136,8 @@ def score_predictors(
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Score predictors in one pass over the batches; see `evaluate`."""
+    if ENSEMBLE in predictors:
+        raise ValueError(f"{ENSEMBLE!r} is the name of the ensemble")
     if isinstance(ensemble, bool):
         ensemble = predictors if ensemble else ()
     members = [name for name in predictors if name in ensemble]

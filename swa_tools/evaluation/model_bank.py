@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from swa_tools.data import Batch
+from swa_tools.evaluation.evaluate import Predictor, module_predictor
 from swa_tools.models import load_into
 
 Source = Callable[[], Mapping[str, torch.Tensor]]
@@ -42,16 +44,32 @@ class ModelBank:
         self._sources = sources
         n_modules = min(at_once, len(sources))
         modules = [module, *(copy.deepcopy(module) for _ in range(n_modules - 1))]
-        self._modules = [(torch.compile(one) if compiled else one, one) for one in modules]
+        if compiled:
+            for one in modules:
+                one.compile()
+        self._modules = modules
         self._holds: list[str | None] = [None] * n_modules
         self._place = {name: min(i, n_modules - 1) for i, name in enumerate(sources)}
 
     def module_of(self, name: str) -> nn.Module:
         """Return a module with these weights; the next call may put others into it."""
         place = self._place[name]
-        to_run, to_load = self._modules[place]
+        module = self._modules[place]
         if self._holds[place] != name:
             self._holds[place] = None
-            load_into(to_load, self._sources[name](), where=name)
+            load_into(module, self._sources[name](), where=name)
             self._holds[place] = name
-        return to_run
+        return module
+
+    def predictor(self, name: str, *, amp: torch.dtype | None = None) -> Predictor:
+        """Return the predictor that runs these weights.
+
+        Args:
+            name: Which.
+            amp: dtype of mixed precision; None for full precision.
+        """
+
+        def predict(batch: Batch) -> torch.Tensor:
+            return module_predictor(self.module_of(name), amp=amp)(batch)
+
+        return predict

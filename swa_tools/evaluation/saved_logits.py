@@ -9,15 +9,15 @@ name, remove the file.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import xxhash
 
-from swa_tools.checkpoints import Checkpoint, SafetensorsWriter, atomic_output, open_checkpoint
+from swa_tools.checkpoints import SafetensorsWriter, atomic_output, open_checkpoint
 from swa_tools.data import Batch, ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.errors import CheckpointError, OutputError
@@ -36,7 +36,7 @@ def logits_path(folder: Path, *, checkpoint: str, origin: Mapping[str, Any]) -> 
     """
     text = json.dumps(origin, sort_keys=True)
     stem = checkpoint.removesuffix(".safetensors")
-    return folder / f"{stem}-{xxhash.xxh3_64_hexdigest(text)}.logits.safetensors"
+    return folder / f"{stem}-{xxhash.xxh3_64_hexdigest(text.encode())}.logits.safetensors"
 
 
 @contextlib.contextmanager
@@ -49,34 +49,85 @@ def saving(
     origin: Mapping[str, Any],
     context: Distributed,
 ) -> Iterator[Predictor]:
-    """Give a predictor that also writes its logits; the file appears when the block ends well.
+    """Give a predictor that also saves its logits; the file appears when the block ends well.
 
     All ranks write into one file, so they must see the same file system.
 
     Args:
         predict: Where the logits come from.
-        path: From `logits_path`; its folder is made.
-        images: The whole set; every image must come in one batch of one rank.
+        path: From `logits_path`; its folder is made if it is missing.
+        images: The set; each of its images must come once.
         n_outputs: C.
-        origin: What `logits_path` was given.
+        origin: As `logits_path` was given.
         context: The processes that share the images.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    with _shared_file(path, context) as file:
-        writer = SafetensorsWriter(
-            file,
-            {"logits": ("F32", (len(images), n_outputs)), "targets": ("I64", (len(images),))},
-            {METADATA_KEY: json.dumps(origin, sort_keys=True)},
-        )
+    with _one_file_for_all(path, context) as file:
+        layout = {"logits": ("F32", (len(images), n_outputs)), "targets": ("I64", (len(images),))}
+        metadata = {METADATA_KEY: json.dumps(origin, sort_keys=True)}
+        writer = SafetensorsWriter(file, layout, metadata)
         writer.write("targets", 0, np.asarray(images.targets, dtype="<i8").data)
 
         def predict_and_save(batch: Batch) -> torch.Tensor:
             logits = predict(batch)
-            rows = logits.float().cpu().contiguous().numpy()
-            for start, stop in _runs(batch.indices.tolist()):
-                writer.write("logits", batch_start...)
+            rows = logits.float().cpu().numpy().astype("<f4", order="C", copy=False)
+            for index, row in zip(batch.indices.tolist(), rows, strict=True):
+                writer.write("logits", index * row.nbytes, row.data)
             return logits
 
         yield predict_and_save
+
+
+@contextlib.contextmanager
+def _one_file_for_all(path: Path, context: Distributed) -> Iterator[BinaryIO]:
+    if context.is_main:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path.parent}: cannot make it: {error.strerror}") from error
+        with atomic_output(path, force=True) as file:
+            context.broadcast(file.name)
+            yield file
+            context.barrier()
+    else:
+        with open(context.broadcast(""), "rb+") as file:
+            yield file
+        context.barrier()
+
+
+@contextlib.contextmanager
+def reading(path: Path, *, n_samples: int) -> Iterator[Predictor]:
+    """Give a predictor that reads its logits from a file of `saving`; images are not looked at.
+
+    Args:
+        path: From `logits_path`.
+        n_samples: Images of the set.
+
+    Raises:
+        CheckpointError: It is no such file.
+    """
+    with open_checkpoint(path) as file:
+        info = file.tensors.get("logits")
+        if info is None or info.dtype != "F32" or info.shape[:-1] != (n_samples,):
+            raise CheckpointError(
+                f"{path}: expected saved logits of {n_samples} images; remove it and run again"
+            )
+        n_outputs = info.shape[-1]
+
+        def predict(batch: Batch) -> torch.Tensor:
+            rows = np.empty((len(batch.indices), n_outputs), dtype="<f4")
+            for index, row in zip(batch.indices.tolist(), rows, strict=True):
+                file.read_into("logits", index * row.nbytes, row.data.cast("B"))
+            return torch.from_numpy(rows)
+
+        yield predict
+
+
+def labels_only(images: ImageSet, *, batch_size: int, context: Distributed) -> Iterator[Batch]:
+    """Yield this rank's batches of a set without its images, for logits that are on disk."""
+    targets = torch.tensor(images.targets)
+    for number, indices in enumerate(torch.split(torch.arange(len(images)), batch_size)):
+        if number % context.world_size == context.rank:
+            yield Batch(images=torch.empty(0), targets=targets[indices], indices=indices)

@@ -15,7 +15,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class StopRequest:
     """The signal that came, if one did."""
 
-    signal: signal.Signals | None = None
+    number: signal.Signals | None = None
 
 
 @contextlib.contextmanager
@@ -31,9 +31,9 @@ def stop_signals() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and request.signal == signal.SIGINT:
+        if number == signal.SIGINT and request.number == signal.SIGINT:
             raise KeyboardInterrupt
-        request.signal = signal.Signals(number)
+        request.number = signal.Signals(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield request

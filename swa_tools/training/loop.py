@@ -2,29 +2,23 @@
 
 import contextlib
 import dataclasses
-import math
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from swa_tools import __version__
-from swa_tools.checkpoints import BnInfo, CheckpointMetadata, TrainingInfo, content_digest
 from swa_tools.data import Batch
 from swa_tools.distributed import Distributed, distributed
 from swa_tools.errors import OutputError, TrainingError
-from swa_tools.evaluation import evaluate
-from swa_tools.models import has_batchnorm, save_state_dict
 from swa_tools.records import Record
 from swa_tools.training.interrupts import StopRequest, stop_signals
 from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.progress import Listener, Progress
-from swa_tools.training.resume import ResumePoint, save_resume_point
-from swa_tools.training.run import Run, open_run
-from swa_tools.training.run_directory import capture_name
+from swa_tools.training.run import Run
+from swa_tools.training.saving import save, save_capture
+from swa_tools.training.setup import open_run
+from swa_tools.training.validation import validate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +67,190 @@ def finetune(
         if context is None:
             context = stack.enter_context(distributed(options.device))
         run = open_run(options, context=context, listener=listener or Listener())
+        if context.is_main:
+            run.listener.on_plan(run.plan)
         stop = stack.enter_context(stop_signals())
         stopped_by = _train_or_explain(run, stop)
-        return run.result(stopped_by)
+    with run.watch.paused():  # takes the last stretch into the totals
+        pass
+    return FinetuneResult(
+        run=run.directory.path,
+        step=run.step,
+        n_steps=run.plan.n_steps,
+        captures=tuple(run.captures()),
+        resumed_step=run.resumed_step,
+        stopped_by=stopped_by,
+        images_per_second=run.watch.total_images / max(run.watch.total_seconds, 1e-9),
+        seconds_saving=run.watch.saving_seconds,
+    )
+
+
+def _train_or_explain(run: Run, stop: StopRequest) -> signal.Signals | None:
+    """Train, and say of what goes wrong on the way how to go on."""
+    try:
+        return _train(run, stop)
+    except torch.OutOfMemoryError as error:
+        plan = run.plan
+        raise TrainingError(
+            f"step {run.step}: out of memory on {run.context.device} with {plan.piece_size} images"
+            f" at once; try --accumulate {2 * plan.accumulate}, --amp bf16 or a smaller"
+            f" --batch-size ({run.way_on()})"
+        ) from error
+    except OutputError as error:
+        raise OutputError(f"{error}; {run.way_on()}") from error
+    except RuntimeError as error:
+        if run.context.world_size == 1:
+            raise
+        if stop.number is not None:  # torchrun ends the ranks one after another
+            return stop.number
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"rank {run.context.rank}: lost the other processes in step {run.step} ({reason});"
+            " look for the first error above this one"
+        ) from error
+
+
+def _train(run: Run, stop: StopRequest) -> signal.Signals | None:
+    """Take the steps that are left; return the signal that stopped them."""
+    save(run)
+    stopped_by = _validate_if_due(run, stop)
+    if stopped_by is None:
+        with contextlib.closing(_batches(run)) as batches:
+            for batch in batches:
+                run.step += 1
+                _take_step(run, batch)
+                if stopped_by := _after_step(run, stop):
+                    break
+    save(run)
+    return stopped_by
+
+
+def _batches(run: Run) -> Generator[Batch]:
+    """Yield the batches from the run's step to its end, epoch after epoch."""
+    while run.step < run.plan.n_steps:
+        epoch, n_done = divmod(run.step, run.plan.steps_per_epoch)
+        batches = run.train.epoch(epoch, start_step=n_done)
+        while run.step < run.plan.n_steps:
+            with run.watch.waiting():
+                batch = next(batches, None)
+            if batch is None:
+                break
+            yield batch
+
+
+def _take_step(run: Run, batch: Batch) -> None:
+    loss = run.stepper.take(batch.images, batch.targets, step=run.step, lr=run.lr)
+    run.losses.add(loss)
+    if run.ema is not None:
+        run.ema.update()
+    run.watch.count(len(batch.images) * run.context.world_size)
+
+
+def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
+    """Do what is due after a step: record, capture, save, validate; tell whether to stop."""
+    step, plan = run.step, run.plan
+    is_capture = step in plan.captures
+    ends_epoch = step % plan.steps_per_epoch == 0
+    logs = is_capture or step == plan.n_steps or step % run.options.log_every == 0
+    stopped_by, is_overdue = _agree(run, stop)
+    saves = is_capture or is_overdue or run.resume_every.includes(step) or stopped_by is not None
+    validates = _is_validated(run)
+    if logs or ends_epoch or saves or validates or _reading_is_free(run):
+        _read_losses(run)
+    if logs:
+        _record(run, Record(event="step", train_loss=run.losses.close_window()))
+    if ends_epoch:
+        mean = run.losses.close_epoch(plan.steps_per_epoch)
+        _record(run, Record(event="epoch", train_loss=mean))
+    _report(run, ends_epoch=ends_epoch)
+    if not (saves or validates):
+        return None
+    with run.watch.paused():
+        if is_capture:
+            save_capture(run)
+        if saves:
+            # Before the validation: whatever happens in it, the steps are not lost.
+            save(run)
+        return stopped_by or _validate_if_due(run, stop)
+
+
+def _agree(run: Run, stop: StopRequest) -> tuple[signal.Signals | None, bool]:
+    """Return the signal that a rank got, and whether a resume point is overdue.
+
+    Several ranks exchange this every `log_every` steps alone.
+    """
+    if run.context.world_size > 1 and run.step % run.options.log_every:
+        return None, False
+    votes = run.context.gather((stop.number, run.is_overdue()))
+    signals = [number for number, _ in votes if number is not None]
+    return (signals[0] if signals else None), votes[0][1]
+
+
+def _is_validated(run: Run) -> bool:
+    """Tell whether the weights of this step are to be validated."""
+    is_regular = run.step == 0 or run.step in run.plan.captures
+    return run.val is not None and (is_regular or run.validate_every.includes(run.step))
+
+
+def _validate_if_due(run: Run, stop: StopRequest) -> signal.Signals | None:
+    """Validate, unless that has been done; return the signal that cut it short."""
+    if not _is_validated(run) or run.validated_step == run.step:
+        return None
+    records = validate(run, stop)
+    signals = [number for number in run.context.gather(stop.number) if number is not None]
+    if signals:
+        return signals[0]
+    for record in records:
+        _record(run, record)
+    run.validated_step = run.step
+    return None
+
+
+def _reading_is_free(run: Run) -> bool:
+    """Tell whether reading a loss waits for nothing."""
+    return run.context.world_size == 1 and run.context.device.type == "cpu"
+
+
+def _read_losses(run: Run) -> None:
+    steps_ago = run.losses.collect(run.context)
+    if steps_ago is None or run.options.allow_nonfinite:
+        return
+    step = run.step - steps_ago
+    captures = [path for path in run.captures() if path.exists()]
+    raise TrainingError(
+        f"step {step} (epoch {run.plan.epoch(step):.2f}, learning rate"
+        f" {run.plan.schedule.lr(step):g}): the training loss is not finite; the last good"
+        f" checkpoint is {captures[-1] if captures else run.directory.start}; try a lower --lr-max"
+        " or --clip-grad 1, or go on regardless with --allow-nonfinite"
+    )
+
+
+def _record(run: Run, record: Record) -> None:
+    """Add the moment to a record, write it and tell it; rank 0 alone."""
+    if not run.context.is_main:
+        return
+    record = dataclasses.replace(
+        record,
+        epoch=run.plan.epoch(run.step),
+        step=run.step,
+        cycle=run.plan.schedule.cycle(run.step) if run.step else None,
+        lr=run.lr if run.step else None,
+    )
+    run.directory.append([record])
+    run.listener.on_record(record)
+
+
+def _report(run: Run, *, ends_epoch: bool) -> None:
+    progress = Progress(
+        step=run.step,
+        n_steps=run.plan.n_steps,
+        epoch=run.plan.epoch(run.step),
+        cycle=run.plan.schedule.cycle(run.step),
+        lr=run.lr,
+        loss=run.losses.last,
+        images_per_second=run.watch.images_per_second,
+    )
+    run.listener.on_progress(progress)
+    stall = run.watch.stall() if ends_epoch else None
+    if stall is not None:
+        run.listener.on_notice(stall)

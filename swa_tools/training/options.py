@@ -70,7 +70,7 @@ class FinetuneOptions:
         validate_every: `cycle` (and at the start), `never`, or an interval: `500`, `500steps`,
             `0.25epochs`; captures are validated besides.
         resume_every: How often a point to resume from is saved, besides every cycle's end:
-            `500steps`, `0.5epochs`, `10min` or `never`.
+            `500steps`, `0.5epochs`, `10min` or `cycle`.
         log_every: Optimizer steps between two `step` records.
         allow_nonfinite: Whether a loss of NaN or Inf does not stop the run.
         force: Whether a run that is already in `output` is replaced.
@@ -135,9 +135,15 @@ class Interval:
     steps: int | None = None
     minutes: float | None = None
 
+    def includes(self, step: int) -> bool:
+        """Tell whether it happens after a step, counted from 1."""
+        return self.steps is not None and step % self.steps == 0
+
 
 def parse_interval(text: str, *, flag: str, steps_per_epoch: int, minutes: bool) -> Interval:
-    """Read `500`, `500steps`, `0.25epochs`, `10min` or `never`.
+    """Read `500`, `500steps`, `0.25epochs`, `10min`, `cycle` or `never`.
+
+    What happens at the end of cycles does so anyway, so `cycle` adds nothing to it.
 
     Args:
         text: What the user wrote.
@@ -148,7 +154,7 @@ def parse_interval(text: str, *, flag: str, steps_per_epoch: int, minutes: bool)
     Raises:
         TrainingError: It is none of these, or not above 0.
     """
-    if text == "never":
+    if text in ("cycle", "never"):
         return Interval()
     match = re.fullmatch(r"([0-9.]+) *(steps?|epochs?|min|)", text)
     unit = match[2] if match else ""
@@ -160,6 +166,6 @@ def parse_interval(text: str, *, flag: str, steps_per_epoch: int, minutes: bool)
         value = steps_of(value, steps_per_epoch)
     is_whole = unit == "min" or value == math.floor(value)
     if value <= 0 or not is_whole or (unit == "min" and not minutes):
-        examples = "500steps, 0.25epochs" + (", 10min" if minutes else "") + " or never"
+        examples = "500steps, 0.25epochs" + (", 10min" if minutes else "") + ", cycle or never"
         raise TrainingError(f"{flag} {text}: expected a number of at least one step: {examples}")
     return Interval(minutes=value) if unit == "min" else Interval(steps=int(value))

@@ -58,13 +58,13 @@ class Stopwatch:
 
     Attributes:
         total_images, total_seconds: Over the run, pauses left out.
-        paused_seconds: Spent in pauses.
+        saving_seconds: Of the pauses, those for resume points.
     """
 
     def __init__(self) -> None:
         self.total_images = 0
         self.total_seconds = 0.0
-        self.paused_seconds = 0.0
+        self.saving_seconds = 0.0
         self._waited = 0.0
         self._images = 0
         self._start = time.monotonic()
@@ -93,7 +93,6 @@ class Stopwatch:
         self.total_seconds += start - self._start
         yield
         self._start = time.monotonic()
-        self.paused_seconds += self._start - start
         self._images = 0
         self._waited = 0.0
 

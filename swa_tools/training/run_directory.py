@@ -62,23 +62,35 @@ class RunDirectory:
         """Tell whether a run has begun here."""
         return self.description.exists() or self.resume.exists()
 
-    def create(self, *, force: bool) -> None:
-        """Make the folder, or with `force` empty it of an earlier run's files.
-
-        Files of other names are left alone.
+    def check_free(self, *, force: bool) -> None:
+        """Tell early whether a run can begin here.
 
         Raises:
-            OutputError: It is not empty, or cannot be made.
+            OutputError: The folder is not empty and `force` is not set.
         """
         with _writing(self.path):
-            occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
-            if occupied and not force:
-                raise OutputError(
-                    f"{self.path}: it exists already and is not empty; go on with its run by"
-                    " --resume, choose another name, or give --force"
-                )
+            if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+                return
+        if not self.path.is_dir():
+            raise OutputError(f"{self.path}: cannot write a run there: it is a file")
+        if not force:
+            raise OutputError(
+                f"{self.path}: it exists already and is not empty; go on with the run in it"
+                " (--resume), choose another name, or give --force"
+            )
+
+    def create(self, *, ema: bool) -> None:
+        """Make the folders, and remove an earlier run's files; other files are left alone.
+
+        Raises:
+            OutputError: They cannot be made or removed.
+        """
+        with _writing(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            for file in self._own_files():
+            if ema:
+                self.ema.mkdir(exist_ok=True)
+            # The description goes last: until then it is still a run.
+            for file in (*self._own_files(), self.description):
                 file.unlink(missing_ok=True)
 
     def describe(self, document: dict[str, Any]) -> None:
@@ -111,7 +123,7 @@ class RunDirectory:
             file.truncate(n_bytes)
 
     def _own_files(self) -> Iterator[Path]:
-        yield from (self.resume, self.description, self.start, self.metrics, self.results)
+        yield from (self.resume, self.start, self.metrics, self.results)
         for folder in (self.checkpoints, self.ema):
             if folder.is_dir():
                 yield from folder.glob("*.safetensors")

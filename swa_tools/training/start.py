@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -92,7 +92,9 @@ def together(context: Distributed, work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]  # It is a T: nothing failed.
 
 
-def _open(split: str, options: FinetuneOptions, directory: Path | None) -> ImageSet:
+def _open(
+    split: Literal["train", "val"], options: FinetuneOptions, directory: Path | None
+) -> ImageSet:
     return open_images(find_split(split, data=options.data, directory=directory))
 
 

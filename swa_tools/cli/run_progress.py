@@ -1,0 +1,121 @@
+"""A fine-tuning run as a person sees it: a bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from swa_tools.cli.output import PLAIN_INTERVAL_SECONDS, notice
+
+if TYPE_CHECKING:
+    from swa_tools.records import Record
+    from swa_tools.training.plan import RunPlan
+    from swa_tools.training.progress import Listener, Progress
+
+
+@contextlib.contextmanager
+def watch_run() -> Iterator["Listener"]:
+    """Show a run on stderr: how far it is, and every validation in a line that stays.
+
+    Yields:
+        What the run is to call.
+    """
+    from swa_tools.training.progress import Listener
+
+    if not sys.stderr.isatty():
+        show = _plain_lines()
+        yield Listener(
+            on_plan=_announce(notice),
+            on_progress=show,
+            on_record=_validations(notice),
+            on_notice=notice,
+        )
+        return
+    with _bar() as (show, write):
+        yield Listener(
+            on_plan=_announce(write),
+            on_progress=show,
+            on_record=_validations(write),
+            on_notice=write,
+        )
+
+
+def describe_moment(progress: "Progress") -> str:
+    """Return the numbers of a step in one line."""
+    cycle = "" if progress.cycle is None else f"cycle {progress.cycle}, "
+    loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
+    return (
+        f"{cycle}epoch {progress.epoch:.2f}{loss}, lr {progress.lr:.3g},"
+        f" {progress.images_per_second:,.0f} images/s"
+    )
+
+
+def seconds_left(progress: "Progress", *, batch_size: int) -> float | None:
+    """Return the time that the rest takes at the rate of the last steps; None if not known yet."""
+    if not progress.images_per_second:
+        return None
+    return (progress.n_steps - progress.step) * batch_size / progress.images_per_second
+
+
+def _announce(write: Callable[[str], None]) -> Callable[["RunPlan"], None]:
+    def announce(plan: "RunPlan") -> None:
+        write(
+            f"{plan.n_steps:,} steps of {plan.batch_size} images,"
+            f" {plan.steps_per_epoch:,} in an epoch; {len(plan.captures)} checkpoints"
+        )
+        if plan.incomplete_cycle is not None:
+            write(plan.incomplete_cycle)
+
+    return announce
+
+
+def _validations(write: Callable[[str], None]) -> Callable[["Record"], None]:
+    def show(record: "Record") -> None:
+        if record.event == "evaluation" and record.top1 is not None:
+            name = record.checkpoint or f"step {record.step}"
+            average = " (EMA)" if record.kind == "ema" else ""
+            write(f"{name}{average}: top-1 {record.top1:.2f} %, nll {record.nll:.4f}")
+
+    return show
+
+
+def _plain_lines() -> Callable[["Progress"], None]:
+    last = time.monotonic()
+
+    def show(progress: "Progress") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL_SECONDS:
+            last = now
+            notice(f"step {progress.step:,}/{progress.n_steps:,}: {describe_moment(progress)}")
+
+    return show
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[tuple[Callable[["Progress"], None], Callable[[str], None]]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    columns = (
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
+        TextColumn("{task.description}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("", total=None, visible=False)
+
+        def show(progress: "Progress") -> None:
+            bars.update(
+                task,
+                completed=progress.step,
+                total=progress.n_steps,
+                description=describe_moment(progress),
+                visible=True,
+            )
+
+        yield show, bars.console.print

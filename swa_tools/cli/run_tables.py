@@ -1,0 +1,107 @@
+"""What `finetune` prints: its plan before a run, its checkpoints after it."""
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from swa_tools.cli.output import notice, print_json, print_table
+
+if TYPE_CHECKING:
+    from swa_tools.records import Record
+    from swa_tools.training.loop import FinetuneResult
+    from swa_tools.training.options import FinetuneOptions
+
+
+def print_plan(options: "FinetuneOptions", *, as_json: bool) -> None:
+    """Print what a run would do; rank 0 alone."""
+    from swa_tools.distributed import distributed
+    from swa_tools.training.setup import preview
+
+    with distributed(options.device) as context:
+        plan, checkpoint_bytes = preview(options, context=context)
+    if not context.is_main:
+        return
+    if as_json:
+        print_json(plan.to_dict(checkpoint_bytes=checkpoint_bytes))
+        return
+    constants = plan.schedule.to_dict()
+    name = constants.pop("name")
+    click.echo(f"images      {plan.n_images:,} for training")
+    click.echo(
+        f"batch       {plan.batch_size} = {plan.world_size} processes × {plan.accumulate} pieces ×"
+        f" {plan.piece_size} images"
+    )
+    click.echo(
+        f"steps       {plan.n_steps:,} = {plan.epoch(plan.n_steps):g} epochs of"
+        f" {plan.steps_per_epoch:,}"
+    )
+    click.echo(f"schedule    {name}, {', '.join(f'{k} {v}' for k, v in constants.items())}")
+    click.echo(
+        f"            learning rate {plan.schedule.lr(1):g} in the first step,"
+        f" {plan.schedule.lr(plan.n_steps):g} in the last"
+    )
+    n_captures = len(plan.captures)
+    click.echo(
+        f"checkpoints {n_captures} of {checkpoint_bytes / 1e6:,.1f} MB,"
+        f" {n_captures * checkpoint_bytes / 1e6:,.1f} MB together"
+    )
+    if plan.incomplete_cycle is not None:
+        click.echo(f"            {plan.incomplete_cycle}")
+    rows = [
+        [str(number), f"{step:,}", f"{plan.epoch(step):.2f}", f"{plan.schedule.lr(step):g}"]
+        for number, step in enumerate(plan.captures, start=1)
+    ]
+    print_table(["checkpoint", "after step", "epoch", "learning rate"], rows)
+
+
+def print_result(result: "FinetuneResult", *, as_json: bool) -> None:
+    """Print the scores of all checkpoints, and how to go on."""
+    from swa_tools.records import read_records
+
+    metrics = result.run / "metrics.jsonl"
+    scored = [record for record in read_records(metrics) if record.event == "evaluation"]
+    if as_json:
+        print_json(_result_document(result, scored))
+    else:
+        rows = [_row(record) for record in scored if record.checkpoint]
+        columns = ["checkpoint", "epoch", "learning rate", "top-1 %", "top-5 %", "nll"]
+        print_table(columns, rows)
+    if result.stopped_by is None:
+        notice(
+            f"{result.n_steps:,} steps, {result.images_per_second:,.0f} images/s;"
+            f" average the checkpoints: swa-tools average {shlex.quote(str(result.run))}"
+            " --data DIR -o FILE"
+        )
+    else:
+        notice(
+            f"stopped by {result.stopped_by.name} after step {result.step:,} of"
+            f" {result.n_steps:,}; go on with: swa-tools finetune --resume"
+            f" {shlex.quote(str(result.run))}"
+        )
+
+
+def _row(record: "Record") -> list[str]:
+    average = "ema/" if record.kind == "ema" else ""
+    return [
+        f"{average}{record.checkpoint}",
+        f"{record.epoch or 0:.2f}",
+        "" if record.lr is None else f"{record.lr:g}",
+        "" if record.top1 is None else f"{record.top1:.2f}",
+        "" if record.top5 is None else f"{record.top5:.2f}",
+        "" if record.nll is None else f"{record.nll:.4f}",
+    ]
+
+
+def _result_document(result: "FinetuneResult", scored: "list[Record]") -> dict[str, Any]:
+    return {
+        "run": str(result.run),
+        "step": result.step,
+        "n_steps": result.n_steps,
+        "stopped_by": result.stopped_by.name if result.stopped_by else None,
+        "images_per_second": result.images_per_second,
+        "seconds_saving": result.seconds_saving,
+        "checkpoints": [str(path) for path in result.captures],
+        "evaluations": [json.loads(record.to_json()) for record in scored],
+    }

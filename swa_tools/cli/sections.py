@@ -1,0 +1,35 @@
+"""A help page in sections, for a command with many options."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+
+class SectionedCommand(click.Command):
+    """A command that lists its options under headings.
+
+    Args:
+        sections: Names of the parameters under each heading, with spaces between; the others
+            come last.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, heading by heading."""
+        records = {
+            one.name: one.get_help_record(ctx)
+            for one in self.get_params(ctx)
+            if isinstance(one, click.Option)
+        }
+        grouped = {
+            heading: [records.pop(name) for name in names.split()]
+            for heading, names in self.sections.items()
+        }
+        grouped["Other options"] = list(records.values())
+        for heading, found in grouped.items():
+            with formatter.section(heading):
+                formatter.write_dl([record for record in found if record is not None])

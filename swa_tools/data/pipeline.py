@@ -1,0 +1,100 @@
+"""From positions in an image set to batches on the device.
+
+Images travel as uint8 and are normalised on the device.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from swa_tools.checkpoints import Preprocessing
+from swa_tools.data.images import ImageSet
+from swa_tools.data.views import Normaliser
+from swa_tools.data.workers import Decoder, DecodingPool, Task, View
+from swa_tools.errors import DataError
+
+
+class Batch(NamedTuple):
+    """Some images and their labels.
+
+    Attributes:
+        images: float32 `(N, 3, H, W)`, normalised, on the device.
+        targets: int64 `(N,)`, on the device.
+        indices: int64 `(N,)`, positions in the image set, on the CPU.
+    """
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    indices: torch.Tensor
+
+
+class Pipeline:
+    """Loads any batches of one image set.
+
+    Args:
+        images: The set.
+        view: What is made of each image.
+        preprocessing: Has mean and std.
+        device: Where batches go.
+        workers: Processes that decode; 0 for none.
+        skip_bad_images: Whether an unreadable image is left out instead of being an error.
+        channels_last: The memory format of the batches.
+
+    Attributes:
+        skipped: Paths of the images left out so far, each once.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        view: View,
+        *,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        workers: int,
+        skip_bad_images: bool,
+        channels_last: bool,
+    ) -> None:
+        self.skipped: list[str] = []
+        self._images = images
+        self._targets = torch.tensor(images.targets, dtype=torch.int64)
+        self._device = device
+        self._skip_bad_images = skip_bad_images
+        self._normalise = Normaliser(
+            preprocessing,
+            image_size=preprocessing.image_size,
+            device=device,
+            channels_last=channels_last,
+        )
+        self._pool = DecodingPool(
+            Decoder(images.open, view), workers=workers, pin_memory=device.type == "cuda"
+        )
+
+    def run(self, batches: Sequence[np.ndarray], *, epoch: int) -> Iterator[Batch]:
+        """Yield the batches with these positions, in order; bad images are missing in them.
+
+        Raises:
+            DataError: An image cannot be read, or a worker process has died.
+        """
+        paths = self._images.paths
+        tasks = (Task(epoch, indices, tuple(paths[i] for i in indices)) for indices in batches)
+        for pixels, indices, bad in self._pool.decode(tasks):
+            for path, reason in bad:
+                self._note(path, reason)
+            targets = self._targets[indices]
+            yield Batch(
+                images=self._normalise(pixels.to(self._device, non_blocking=True)),
+                targets=targets.to(self._device, non_blocking=True),
+                indices=indices,
+            )
+
+    def _note(self, path: str, reason: str) -> None:
+        if not self._skip_bad_images:
+            raise DataError(
+                f"{self._images.root / path}: cannot read this image ({reason});"
+                " --skip-bad-images goes on without such images"
+            )
+        if path not in self.skipped:
+            self.skipped.append(path)

@@ -1,0 +1,126 @@
+"""The files that are to be scored together: do they belong together, may they be scored."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from swa_tools.checkpoints import CheckpointMetadata, open_checkpoint
+from swa_tools.errors import CheckpointError
+from swa_tools.models import has_batchnorm
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A file to be scored.
+
+    Attributes:
+        path: The file.
+        name: Its own name, or its path where another file has that name, too.
+        digest: Content digest of its tensors.
+        metadata: What it says about itself; None for somebody else's file.
+    """
+
+    path: Path
+    name: str
+    digest: str
+    metadata: CheckpointMetadata | None
+
+    @property
+    def kind(self) -> str:
+        """`checkpoint`, `average` or `soup`."""
+        return self.metadata.kind if self.metadata is not None else "checkpoint"
+
+    @property
+    def says_its_model(self) -> bool:
+        """Whether it needs no `--model`."""
+        return self.metadata is not None and self.metadata.model is not None
+
+    def bn_state(self, module: nn.Module) -> str:
+        """Return the state of its BatchNorm statistics, as in `BnInfo`.
+
+        Args:
+            module: The network that it belongs to.
+        """
+        if not has_batchnorm(module):
+            return "none"
+        return self.metadata.bn.state if self.metadata is not None else "unknown"
+
+
+def open_candidates(
+    paths: Sequence[Path], *, entry: str | None = None
+) -> tuple[list[Candidate], list[str]]:
+    """Open the files, once each: links, copies and files with the same tensors are left out.
+
+    Args:
+        paths: From `checkpoints.find_checkpoints`.
+        entry: Which weights to take from pickled files that hold several.
+
+    Returns:
+        The files, and one line for each that was left out.
+
+    Raises:
+        CheckpointError: A file cannot be read, or belongs to another model than one before.
+    """
+    n_uses = collections.Counter(path.name for path in paths)
+    by_digest: dict[str, Candidate] = {}
+    notices = []
+    for path in paths:
+        with open_checkpoint(path, entry=entry) as checkpoint:
+            candidate = Candidate(
+                path=path,
+                name=path.name if n_uses[path.name] == 1 else str(path),
+                digest=checkpoint.digest(),
+                metadata=checkpoint.metadata,
+            )
+        first = by_digest.setdefault(candidate.digest, candidate)
+        if first is not candidate:
+            notices.append(f"{path}: the same tensors as {first.path}, counted once")
+    candidates = list(by_digest.values())
+    _check_same_model(candidates)
+    return candidates, notices
+
+
+def check_bn(candidates: Sequence[Candidate], module: nn.Module) -> list[str]:
+    """Refuse averages whose BatchNorm statistics were not recomputed.
+
+    Returns:
+        A line for the user where nobody knows whether they fit.
+
+    Raises:
+        CheckpointError: A file has stale statistics.
+    """
+    for candidate in candidates:
+        if candidate.bn_state(module) == "stale":
+            raise CheckpointError(
+                f"{candidate.path}: its BatchNorm statistics are stale (averaged, not measured for"
+                f" these weights); first: swa-tools update-bn {candidate.path} --data DIR -o FILE,"
+                " or give --allow-stale-bn"
+            )
+    unknown = [one.name for one in candidates if one.bn_state(module) == "unknown"]
+    if not unknown:
+        return []
+    line = (
+        f"{', '.join(unknown)}: written by another tool; if it is an average, its BatchNorm"
+        " statistics may not fit its weights (swa-tools update-bn)"
+    )
+    return [line]
+
+
+def _check_same_model(candidates: Sequence[Candidate]) -> None:
+    first: tuple[Candidate, CheckpointMetadata] | None = None
+    for candidate in candidates:
+        metadata = candidate.metadata
+        if metadata is None or metadata.model is None:
+            continue
+        if first is None:
+            first = candidate, metadata
+        for part in ("model", "preprocessing"):
+            expected, found = getattr(first[1], part), getattr(metadata, part)
+            if expected != found:
+                raise CheckpointError(
+                    f"{candidate.path}: another {part} than {first[0].path}: expected {expected},"
+                    f" found {found}; score them in separate runs"
+                )

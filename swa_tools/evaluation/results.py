@@ -1,0 +1,95 @@
+"""What comes out of scoring checkpoints, and the records of it."""
+
+import dataclasses
+from pathlib import Path
+
+from swa_tools.checkpoints import CheckpointMetadata
+from swa_tools.data import ImageSet
+from swa_tools.evaluation.ensemble import ENSEMBLE
+from swa_tools.evaluation.evaluate import Evaluation
+from swa_tools.evaluation.metrics import Score
+from swa_tools.records import Record
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredCheckpoint:
+    """A file and its score.
+
+    Attributes:
+        path: The file.
+        name: What the evaluation calls it: its own name, or its path where two have that name.
+        digest: Content digest of its tensors.
+        metadata: What it says about itself; None for somebody else's file.
+        kind: `checkpoint`, `average` or `soup`.
+        bn: State of its BatchNorm statistics, as in `BnInfo`.
+        score: On the images.
+        real: Share of images that get one of their ReaL labels, in percent; None without these.
+    """
+
+    path: Path
+    name: str
+    digest: str
+    metadata: CheckpointMetadata | None
+    kind: str
+    bn: str
+    score: Score
+    real: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointScores:
+    """The scores of several files on one set of images.
+
+    Attributes:
+        checkpoints: In the order in which they were given; of files with the same tensors, one.
+        evaluation: Predictions and agreements, by the names of the checkpoints.
+        images: The images, with the model's outputs as targets.
+        n_skipped: Unreadable images that were left out.
+        ensemble_name: `FGE` where all members come from a triangular run, else `ensemble`.
+        notices: What a user should know, one line each.
+    """
+
+    checkpoints: tuple[ScoredCheckpoint, ...]
+    evaluation: Evaluation
+    images: ImageSet
+    n_skipped: int
+    ensemble_name: str
+    notices: tuple[str, ...]
+
+    def records(self, *, split: str, command: str | None) -> list[Record]:
+        """Return one record per checkpoint, and one for the ensemble if there is one.
+
+        Args:
+            split: `train` or `val`.
+            command: How to obtain them again.
+        """
+        records = []
+        for one in self.checkpoints:
+            record = _record(one.score, name=one.path.name, kind=one.kind)
+            record = dataclasses.replace(record, digest=one.digest, bn=one.bn)
+            training = one.metadata.training if one.metadata is not None else None
+            if training is not None:
+                record = dataclasses.replace(
+                    record,
+                    epoch=training.epoch,
+                    step=training.step,
+                    cycle=training.cycle,
+                    lr=training.lr,
+                )
+            records.append(record)
+        if self.evaluation.ensemble is not None:
+            records.append(_record(self.evaluation.ensemble, name=ENSEMBLE, kind=ENSEMBLE))
+        return [dataclasses.replace(one, split=split, command=command) for one in records]
+
+
+def _record(score: Score, *, name: str, kind: str) -> Record:
+    return Record(
+        event="evaluation",
+        checkpoint=name,
+        kind=kind,
+        n_samples=score.n_samples,
+        top1=score.top1,
+        top5=score.top5,
+        nll=score.nll,
+        ece=score.ece,
+    )

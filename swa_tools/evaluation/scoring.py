@@ -1,0 +1,243 @@
+"""Score checkpoint files: what stands between paths and `score_predictors`."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swa_tools.data import ImageSet, Loader, evaluation_loader, map_to_outputs
+from swa_tools.distributed import Distributed
+from swa_tools.errors import SwaToolsError
+from swa_tools.evaluation.candidates import Candidate, check_bn, open_candidates
+from swa_tools.evaluation.ensemble import ENSEMBLE
+from swa_tools.evaluation.evaluate import Evaluation, Predictor, score_predictors
+from swa_tools.evaluation.model_bank import ModelBank
+from swa_tools.evaluation.real_labels import real_accuracy, real_labels
+from swa_tools.evaluation.results import CheckpointScores, ScoredCheckpoint
+from swa_tools.evaluation.saved_logits import labels_only, logits_path, reading, saving
+from swa_tools.models import BuiltModel, load_checkpoint, load_state_dict
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationOptions:
+    """How checkpoints are scored.
+
+    Attributes:
+        model, model_kwargs, num_classes, entry: Of files that do not say it themselves; see
+            `models.load_checkpoint`.
+        image_size: Input size in pixels; None for the model's own.
+        allow_stale_bn: Whether averaged weights are scored with averaged BatchNorm statistics.
+        ensemble: Whether the ensemble is scored, too: of all files that are no averages, or of
+            all files if all are.
+        save_logits: Folder to save logits in and to take them from; None for neither.
+        batch_size: Images in a batch; a batch is on one rank.
+        workers: Processes that decode images; None to choose by the machine.
+        skip_bad_images: Whether unreadable images are left out instead of being an error.
+        at_once: Models that are held in memory at a time.
+        amp: dtype of mixed precision; None for full precision.
+        channels_last: Whether images and weights are laid out channels last.
+        compile: Whether the network runs through `torch.compile`.
+    """
+
+    model: str | None = None
+    model_kwargs: Mapping[str, Any] | None = None
+    num_classes: int | None = None
+    entry: str | None = None
+    image_size: int | None = None
+    allow_stale_bn: bool = False
+    ensemble: bool = False
+    save_logits: Path | None = None
+    batch_size: int = 256
+    workers: int | None = None
+    skip_bad_images: bool = False
+    at_once: int = 8
+    amp: torch.dtype | None = None
+    channels_last: bool = True
+    compile: bool = False
+
+
+def evaluate_checkpoints(
+    paths: Sequence[Path],
+    images: ImageSet,
+    *,
+    options: EvaluationOptions,
+    context: Distributed,
+    on_batch: Callable[[int], None] | None = None,
+) -> CheckpointScores:
+    """Score checkpoints of one model in one pass over the images.
+
+    Files whose tensors are the same count once. Each image is decoded once for all checkpoints,
+    and not at all where all logits are saved already.
+
+    Args:
+        paths: At least one, from `checkpoints.find_checkpoints`.
+        images: A folder's images, its classes not mapped yet.
+        options: How they are scored.
+        context: The processes that share the images.
+        on_batch: Called with the number of images after each batch of this rank.
+
+    Raises:
+        CheckpointError: A file cannot be read, belongs to another model or preprocessing than the
+            others, or has stale BatchNorm statistics.
+        ModelError: The weights do not fit the model, or give NaN.
+        DataError: The images do not fit the model, or one cannot be read.
+    """
+    if options.save_logits is not None and options.skip_bad_images:
+        raise SwaToolsError("logits are saved for whole sets of images: drop --skip-bad-images")
+    candidates, notices = open_candidates(paths, entry=options.entry)
+    built, _ = load_checkpoint(
+        next((one for one in candidates if one.says_its_model), candidates[0]).path,
+        model=options.model,
+        kwargs=options.model_kwargs,
+        num_classes=options.num_classes,
+        entry=options.entry,
+        image_size=options.image_size,
+    )
+    if not options.allow_stale_bn:
+        notices += check_bn(candidates, built.module)
+    images = map_to_outputs(images, built.info)
+    members = _members(candidates) if options.ensemble else []
+    loader = _loader(images, built, options=options, context=context)
+    with contextlib.ExitStack() as stack:
+        predictors, all_saved = _predictors(
+            candidates, built, images=images, options=options, context=context, stack=stack
+        )
+        evaluation = score_predictors(
+            predictors,
+            labels_only(images, batch_size=options.batch_size, context=context)
+            if all_saved
+            else loader,
+            context=context,
+            ensemble=[one.name for one in members],
+            on_batch=on_batch,
+        )
+    return CheckpointScores(
+        checkpoints=_scored(candidates, built, images=images, evaluation=evaluation),
+        evaluation=evaluation,
+        images=images,
+        n_skipped=sum(context.gather(len(loader.skipped))),
+        ensemble_name="FGE" if members and all(map(_is_triangular, members)) else ENSEMBLE,
+        notices=tuple(notices),
+    )
+
+
+def _loader(
+    images: ImageSet, built: BuiltModel, *, options: EvaluationOptions, context: Distributed
+) -> Loader:
+    return evaluation_loader(
+        images,
+        built.preprocessing,
+        batch_size=options.batch_size,
+        device=context.device,
+        workers=options.workers,
+        skip_bad_images=options.skip_bad_images,
+        rank=context.rank,
+        world_size=context.world_size,
+        channels_last=options.channels_last,
+    )
+
+
+def _predictors(
+    candidates: Sequence[Candidate],
+    built: BuiltModel,
+    *,
+    images: ImageSet,
+    options: EvaluationOptions,
+    context: Distributed,
+    stack: contextlib.ExitStack,
+) -> tuple[dict[str, Predictor], bool]:
+    """Return where the logits of each candidate come from, and whether all are on disk."""
+    origins = {
+        one.name: {
+            "checkpoint": one.digest,
+            "model": dataclasses.asdict(built.info),
+            "images": images.digest(),
+            "preprocessing": dataclasses.asdict(built.preprocessing),
+            "amp": str(options.amp),
+        }
+        for one in candidates
+    }
+    files = {
+        one.name: logits_path(
+            options.save_logits, checkpoint=one.path.name, origin=origins[one.name]
+        )
+        for one in candidates
+        if options.save_logits is not None
+    }
+    # Rank 0 decides, so that a file that appears meanwhile cannot part the ranks.
+    saved = context.broadcast({name for name, file in files.items() if file.exists()})
+    module = built.module.to(context.device)
+    if options.channels_last:
+        module = module.to(memory_format=torch.channels_last)
+    bank = ModelBank(
+        module,
+        {
+            one.name: functools.partial(load_state_dict, one.path, entry=options.entry)
+            for one in candidates
+            if one.name not in saved
+        },
+        at_once=options.at_once,
+        compiled=options.compile,
+    )
+    predictors = {}
+    for one in candidates:
+        if one.name in saved:
+            predictor = stack.enter_context(reading(files[one.name], n_samples=len(images)))
+        else:
+            predictor = bank.predictor(one.name, amp=options.amp)
+            if one.name in files:
+                predictor = stack.enter_context(
+                    saving(
+                        predictor,
+                        files[one.name],
+                        images=images,
+                        n_outputs=built.info.num_classes,
+                        origin=origins[one.name],
+                        context=context,
+                    )
+                )
+        predictors[one.name] = predictor
+    return predictors, len(saved) == len(candidates)
+
+
+def _members(candidates: Sequence[Candidate]) -> list[Candidate]:
+    members = [one for one in candidates if one.kind == "checkpoint"] or list(candidates)
+    if len(members) < 2:
+        raise SwaToolsError(
+            f"an ensemble needs two checkpoints at least, found only {members[0].path}"
+        )
+    return members
+
+
+def _is_triangular(candidate: Candidate) -> bool:
+    training = candidate.metadata.training if candidate.metadata is not None else None
+    return training is not None and training.schedule.get("name") == "triangular"
+
+
+def _scored(
+    candidates: Sequence[Candidate],
+    built: BuiltModel,
+    *,
+    images: ImageSet,
+    evaluation: Evaluation,
+) -> tuple[ScoredCheckpoint, ...]:
+    labels = real_labels(images) if built.info.head == "imagenet-1k" else None
+    return tuple(
+        ScoredCheckpoint(
+            path=one.path,
+            name=one.name,
+            digest=one.digest,
+            metadata=one.metadata,
+            kind=one.kind,
+            bn=one.bn_state(built.module),
+            score=evaluation.scores[one.name],
+            real=None
+            if labels is None
+            else real_accuracy(evaluation.predictions[one.name], evaluation.indices, labels),
+        )
+        for one in candidates
+    )

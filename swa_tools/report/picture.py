@@ -1,0 +1,98 @@
+"""A picture that is drawn when it is known for which paper: PNG or SVG, light or dark, any size."""
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swa_tools.errors import OutputError
+from swa_tools.report.style import THEMES, Theme, ThemeName, matplotlib_settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg", "pdf")
+DPI = 200.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """What to draw, and what it says.
+
+    Attributes:
+        title: What it shows, in a few words.
+        message: What is to be seen in it, in a sentence or two: the alternative text.
+        size: Width and height in inches.
+        draw: Draws it on an empty figure.
+    """
+
+    title: str
+    message: str
+    size: tuple[float, float]
+    draw: Callable[["Figure", Theme], None]
+
+    def render(
+        self,
+        image_format: str,
+        *,
+        theme: ThemeName = "light",
+        size: tuple[float, float] | None = None,
+        dpi: float = DPI,
+    ) -> bytes:
+        """Return the picture as a file's content; the same data give the same bytes.
+
+        Args:
+            image_format: `png`, `svg` or `pdf`.
+            theme: For which paper.
+            size: Width and height in inches instead of its own.
+            dpi: Pixels per inch of a PNG.
+
+        Raises:
+            OutputError: There is no such format, or the picture would be too large.
+        """
+        if image_format not in FORMATS:
+            raise OutputError(
+                f"pictures are {', '.join(FORMATS)}, not {image_format!r}; choose one of these"
+            )
+        width, height = size or self.size
+        n_pixels = width * height * dpi**2
+        if not (width > 0 and height > 0 and dpi > 0 and n_pixels < 2e8):
+            raise OutputError(
+                f"a picture of {width:g} × {height:g} inches with {dpi:g} dots per inch: expected"
+                " sizes above 0 and at most 200 million dots in all; give another --size or --dpi"
+            )
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        colors = THEMES[theme]
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(matplotlib_settings(colors))
+            figure = Figure(figsize=(width, height), layout="constrained")
+            FigureCanvasAgg(figure)
+            self.draw(figure, colors)
+            buffer = io.BytesIO()
+            no_time = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+            figure.savefig(buffer, format=image_format, dpi=dpi, metadata=no_time.get(image_format))
+        return buffer.getvalue()
+
+
+def picture_format(path: Path) -> str:
+    """Return the format that a file's name asks for.
+
+    Raises:
+        OutputError: It has no suffix, or one that pictures do not have.
+    """
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in FORMATS:
+        expected = ", ".join(f".{name}" for name in FORMATS)
+        raise OutputError(f"{path}: what kind of picture is this? Expected a name with {expected}")
+    return suffix
+
+
+def plain_number(value: float) -> str:
+    """Return a number as people write it: 0.05, 0.00001 as 1e-05, 12."""
+    return f"{value:g}" if math.isfinite(value) else "-"

@@ -1,0 +1,188 @@
+"""Learning rate over accuracy along one run (Figure 2), with its minima and its average."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from swa_tools.records import Record
+from swa_tools.report.picture import Picture
+from swa_tools.report.style import Theme, figure_legend, marker_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+JUMP = 0.5
+"""A change of the learning rate between two records, as a part of its range, that is a jump."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunCurves:
+    """What the records of one run say, as points (epoch, value).
+
+    Attributes:
+        lr: Learning rate, in the order of the steps.
+        top1: Accuracy in percent of the weights under training, the captures among them.
+        captures: Accuracy at the minima.
+        capture_lrs: Learning rate there.
+        start: Accuracy of the starting point; None if it was not measured.
+        averages: Accuracy of averages that know their epoch, as a run with a running average
+            records them.
+        ema: Accuracy of the exponential moving average.
+        average: Accuracy of the last average with BatchNorm in order; None without one.
+        ensemble: Accuracy of the ensemble; None without one.
+    """
+
+    lr: tuple[tuple[float, float], ...]
+    top1: tuple[tuple[float, float], ...]
+    captures: tuple[tuple[float, float], ...]
+    capture_lrs: tuple[tuple[float, float], ...]
+    start: float | None
+    averages: tuple[tuple[float, float], ...]
+    ema: tuple[tuple[float, float], ...]
+    average: float | None
+    ensemble: float | None
+
+
+def run_curves(records: Iterable[Record]) -> RunCurves:
+    """Sort the records of a run into curves; of two scores of one thing the later one counts.
+
+    Args:
+        records: Of `metrics.jsonl`, then of `results.jsonl`.
+    """
+    lr: dict[float, float] = {}
+    scores: dict[str, dict[float, float]] = {}
+    capture_lrs: dict[float, float] = {}
+    last: dict[str, float] = {}
+    for record in records:
+        if record.epoch is not None and record.lr is not None and record.kind in (None, *_TRAINED):
+            lr[record.epoch] = record.lr
+        if record.top1 is None or record.split == "train" or record.bn == "stale":
+            continue
+        kind = record.kind or "inside"
+        last[kind] = record.top1
+        epoch = 0.0 if kind == "start" else record.epoch
+        if epoch is not None:
+            scores.setdefault(kind, {})[epoch] = record.top1
+            if kind == "checkpoint" and epoch in lr:
+                capture_lrs[epoch] = lr[epoch]
+    trained = {e: v for kind in ("inside", *_TRAINED) for e, v in scores.get(kind, {}).items()}
+    averages = _points(scores.get("average", {}))
+    return RunCurves(
+        lr=_points(lr),
+        top1=_points(trained),
+        captures=_points(scores.get("checkpoint", {})),
+        capture_lrs=_points(capture_lrs),
+        start=last.get("start"),
+        averages=averages if len(averages) > 1 else (),
+        ema=_points(scores.get("ema", {})),
+        average=last.get("average"),
+        ensemble=last.get("ensemble"),
+    )
+
+
+_TRAINED = ("start", "checkpoint")
+
+
+def _points(values: dict[float, float]) -> tuple[tuple[float, float], ...]:
+    return tuple(sorted(values.items()))
+
+
+def run_picture(records: Iterable[Record], *, title: str = "Learning rate and accuracy") -> Picture:
+    """Return the picture of one run: learning rate above, validation accuracy below.
+
+    Circles mark the minima, a square the start, a star the average.
+
+    Args:
+        records: Of `metrics.jsonl`, then of `results.jsonl`.
+        title: What it shows.
+    """
+    curves = run_curves(records)
+
+    def draw(figure: "Figure", theme: Theme) -> None:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.9))
+        _draw_lr(above, curves, theme)
+        _draw_accuracy(below, curves, theme)
+        figure_legend(figure, below, columns=4)
+
+    return Picture(title=title, message=_message(curves), size=(6.4, 4.4), draw=draw)
+
+
+def _draw_lr(axes: "Axes", curves: RunCurves, theme: Theme) -> None:
+    if curves.lr:
+        axes.plot(*_columns(with_jumps(curves.lr)), color=theme.ink, linewidth=1.2)
+    if curves.capture_lrs:
+        style = marker_style("checkpoint", theme, hollow=True) | {"linestyle": "none"}
+        axes.plot(*_columns(curves.capture_lrs), **style, clip_on=False, zorder=3)
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+
+
+def with_jumps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Make the jumps at the ends of cycles vertical: records are some steps apart.
+
+    Where the new cycle begins is found on the line through its first two records.
+    """
+    values = [value for _, value in points]
+    least = JUMP * (max(values) - min(values))
+    result = list(points[:1])
+    for i in range(1, len(points)):
+        (before, low), (after, value) = points[i - 1], points[i]
+        if value - low > least > 0:
+            slope = 0.0
+            if i + 1 < len(points) and points[i + 1][1] <= value:
+                slope = (points[i + 1][1] - value) / (points[i + 1][0] - after)
+            result.append((before, value - slope * (after - before)))
+        result.append((after, value))
+    return result
+
+
+def _draw_accuracy(axes: "Axes", curves: RunCurves, theme: Theme) -> None:
+    end = max((epoch for epoch, _ in (*curves.lr, *curves.top1)), default=0.0)
+    if curves.top1:
+        axes.plot(*_columns(curves.top1), color=theme.checkpoint, linewidth=1.1, zorder=2)
+    for kind, points in (("ema", curves.ema), ("average", curves.averages)):
+        if points:
+            label = "EMA" if kind == "ema" else "running average"
+            axes.plot(*_columns(points), color=theme.of_kind(kind), zorder=2, label=label)
+    if curves.captures:
+        style = marker_style("checkpoint", theme, hollow=True) | {"linestyle": "none"}
+        axes.plot(*_columns(curves.captures), **style, label="checkpoint", zorder=4)
+    if curves.start is not None:
+        style = marker_style("start", theme) | {"linestyle": "none"}
+        axes.plot(0, curves.start, **style, label=f"start, {curves.start:.2f} %", zorder=4)
+    for kind, value in (("ensemble", curves.ensemble), ("average", curves.average)):
+        if value is None:
+            continue
+        dashes = (0, (1.5, 2)) if kind == "ensemble" else (0, (5, 2))
+        axes.axhline(value, color=theme.of_kind(kind), linestyle=dashes, linewidth=1, zorder=1)
+        style = marker_style(kind, theme) | {"linestyle": "none"}
+        axes.plot(end, value, **style, label=f"{kind}, {value:.2f} %", clip_on=False, zorder=5)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.margins(x=0.03, y=0.1)
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _message(curves: RunCurves) -> str:
+    parts = []
+    if curves.captures:
+        values = [value for _, value in curves.captures]
+        parts.append(
+            f"validation top-1 at the {len(values)} minima of the learning rate lies between"
+            f" {min(values):.2f} and {max(values):.2f} %"
+        )
+    if curves.start is not None:
+        parts.append(f"the start is at {curves.start:.2f} %")
+    if curves.average is not None:
+        parts.append(f"the average is at {curves.average:.2f} %")
+    if curves.ensemble is not None:
+        parts.append(f"the ensemble is at {curves.ensemble:.2f} %")
+    if not parts:
+        return "The learning rate of the run; no accuracy was recorded."
+    text = "; ".join(parts)
+    return f"Learning rate over accuracy along the run: {text}."

@@ -1,0 +1,58 @@
+"""What a run writes on its way: captures and resume points. Rank 0 writes."""
+
+import time
+
+from swa_tools.checkpoints import BnInfo
+from swa_tools.models import save_state_dict
+from swa_tools.training.resume import ResumePoint, save_resume_point
+from swa_tools.training.run import Run
+
+SLOW_SECONDS = 1.0
+"""The user is told of a resume point that takes longer."""
+
+
+def save_capture(run: Run) -> None:
+    """Write the checkpoint of this step, and the moving average's beside it."""
+    if not run.context.is_main:
+        return
+    path = run.capture_path(run.step)
+    save_state_dict(path, run.module.state_dict(), run.metadata(run.bn), force=True)
+    if run.ema is not None:
+        metadata = run.metadata(averaged(run.bn))
+        save_state_dict(
+            run.directory.ema / path.name, run.ema.module.state_dict(), metadata, force=True
+        )
+
+
+def averaged(bn: BnInfo) -> BnInfo:
+    """Return the state of running statistics that were averaged with their weights."""
+    return bn if bn.state == "none" else BnInfo(state="stale")
+
+
+def save(run: Run) -> None:
+    """Write the point to resume from, unless the newest is of this moment already."""
+    moment = (run.step, run.validated_step)
+    if run.saved == moment:
+        return
+    if run.context.is_main:
+        seconds = save_resume_point(run.directory.resume, _point(run))
+        run.watch.saving_seconds += seconds
+        if seconds > SLOW_SECONDS:
+            run.listener.on_notice(f"step {run.step}: the resume point took {seconds:.1f} s")
+    run.saved = moment
+    run.saved_at = time.monotonic()
+
+
+def _point(run: Run) -> ResumePoint:
+    return ResumePoint(
+        step=run.step,
+        settings=run.settings,
+        model=run.module.state_dict(),
+        optimizer=run.stepper.optimizer.state_dict(),
+        scaler=run.stepper.scaler.state_dict(),
+        ema=None if run.ema is None else run.ema.module.state_dict(),
+        validated_step=run.validated_step,
+        metrics_bytes=run.directory.sync_metrics(),
+        window_losses=run.losses.window,
+        epoch_loss=run.losses.epoch_loss,
+    )

@@ -1,0 +1,162 @@
+"""Sharded checkpoints: every tensor from its shard, and nothing from outside the folder."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from swa_tools.checkpoints import content_digest, open_checkpoint, write_checkpoint
+from swa_tools.errors import CheckpointError
+
+ARRAYS = {name: np.full(3, value, np.float32) for value, name in enumerate("abcd")}
+
+
+def index_of(folder, weight_map, name="model.safetensors.index.json"):
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(json.dumps({"weight_map": weight_map}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "shards", [["abcd"], ["ab", "cd"], ["a", "b", "c", "d"], ["dc", "ba"], ["ad", "bc"]]
+)
+def test_shards_are_one_checkpoint_however_they_are_cut(tmp_path, sharded, read_all, shards):
+    index = sharded(tmp_path / "cut", [list(shard) for shard in shards], ARRAYS)
+    found = read_all(index)
+    assert found.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+    write_checkpoint(tmp_path / "whole.safetensors", ARRAYS, None)
+    assert content_digest(index) == content_digest(tmp_path / "whole.safetensors")
+
+
+def test_prefixes_and_ties_are_those_of_all_shards(tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    write_checkpoint(folder / "1.safetensors", {"module.a": np.ones(1)}, None)
+    ties = {"module.head": "module.a"}
+    write_checkpoint(folder / "2.safetensors", {"module.b": np.ones(1)}, None, ties=ties)
+    weight_map = {"module.a": "1.safetensors", "module.b": "2.safetensors"}
+    with open_checkpoint(index_of(folder, weight_map)) as checkpoint:
+        assert sorted(checkpoint.tensors) == ["a", "b"]
+        assert checkpoint.ties == {"head": "a"}
+        assert {path.name for path in checkpoint.files} == {"1.safetensors", "2.safetensors"}
+
+
+def test_shards_in_a_folder_below_are_read(tmp_path, read_all):
+    (tmp_path / "m/parts").mkdir(parents=True)
+    write_checkpoint(tmp_path / "m/parts/1.safetensors", {"a": np.ones(1)}, None)
+    assert list(read_all(index_of(tmp_path / "m", {"a": "parts/1.safetensors"}))) == ["a"]
+
+
+@pytest.mark.parametrize("how", ["links", "linked folder", "index alone"])
+def test_links_within_one_folder_are_followed(tmp_path, sharded, read_all, how):
+    """Hugging Face's cache: snapshots/REVISION/NAME are links to ../../blobs/HASH."""
+    index = sharded(tmp_path / "blobs", [["a", "b"], ["c", "d"]], ARRAYS)
+    snapshot = tmp_path / "snapshots" / "abc123"
+    if how == "links":
+        snapshot.mkdir(parents=True)
+        for number, path in enumerate(sorted(index.parent.iterdir())):
+            blob = path.rename(path.with_name(f"{number:064d}"))
+            (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
+    elif how == "linked folder":
+        snapshot.parent.mkdir()
+        snapshot.symlink_to(index.parent)
+    else:
+        snapshot.mkdir(parents=True)
+        for path in sorted(index.parent.glob("*.safetensors")):
+            path.rename(snapshot / path.name)
+        (snapshot / index.name).symlink_to(index)
+    assert read_all(snapshot / index.name).keys() == ARRAYS.keys()
+    assert read_all(snapshot).keys() == ARRAYS.keys()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../outside.safetensors",
+        "parts/../../outside.safetensors",
+        "parts/../inside.safetensors",
+        "{outside}",
+        "link.safetensors",
+        "linked/outside.safetensors",
+        "..",
+        "/",
+    ],
+)
+def test_an_index_that_points_outside_its_folder_is_refused(tmp_path, file):
+    folder = tmp_path / "m"
+    (folder / "parts").mkdir(parents=True)
+    outside = tmp_path / "outside.safetensors"
+    for path in (outside, folder / "inside.safetensors"):
+        write_checkpoint(path, {"a": np.ones(1)}, None)
+    (folder / "link.safetensors").symlink_to(outside)
+    (folder / "linked").symlink_to(tmp_path)
+    index = index_of(folder, {"a": file.format(outside=outside)})
+    with pytest.raises(CheckpointError, match="it names a file outside its folder, .*; refused"):
+        open_checkpoint(index)
+
+
+@pytest.mark.parametrize(
+    "file", ["gone.safetensors", "", ".", "parts", "loop", "a\0b", "\ud800", "x" * 300, "pipe"]
+)
+def test_an_index_that_names_no_file_is_an_error(tmp_path, file):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(index_of(tmp_path, {"a": file}))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"weight_map": []}',
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": ["1.safetensors"]}}',
+        "{" * 100_000,
+        "[" * 100_000,
+        '{"weight_map": {"a": ' + "1" * 5000 + "}}",
+        "\ud800",
+    ],
+    ids=range(12),
+)
+def test_a_broken_index_is_a_clear_error(tmp_path, text):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(CheckpointError, match="index.json: not a(n index| JSON)") as caught:
+        open_checkpoint(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_index_that_is_too_large_is_not_read(tmp_path):
+    path = index_of(tmp_path, {"a": "1.safetensors"})
+    os.truncate(path, 10**10)
+    with pytest.raises(CheckpointError, match="too large for an index"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "missing_from"),
+    [
+        ({"a": "1", "b": "1", "c": "1"}, "1"),
+        ({"a": "1"}, "model.safetensors.index.json"),
+        ({"a": "1", "b": "2"}, "model.safetensors.index.json"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_shards_is_refused(tmp_path, weight_map, missing_from):
+    index = index_of(tmp_path, weight_map)
+    write_checkpoint(tmp_path / "1", {name: ARRAYS[name] for name in "ab"}, None)
+    write_checkpoint(tmp_path / "2", {name: ARRAYS[name] for name in "b"}, None)
+    n_open = len(os.listdir("/dev/fd"))
+    with pytest.raises(CheckpointError, match=f"tensor '[bc]' is missing from {missing_from}$"):
+        open_checkpoint(index)
+    assert len(os.listdir("/dev/fd")) == n_open

@@ -1,0 +1,310 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from PIL import Image
+
+from swa_tools import __version__
+from swa_tools.checkpoints import BnInfo, CheckpointMetadata, TrainingInfo
+from swa_tools.data import open_images
+from swa_tools.distributed import single_process
+from swa_tools.errors import CheckpointError, SwaToolsError
+from swa_tools.evaluation import EvaluationOptions, evaluate_checkpoints
+from swa_tools.models import create_model, save_state_dict
+
+MODEL = "timm/test_resnet"
+CLASSES = ("ant", "bee", "cat")
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Seven images in three classes."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for number in range(7):
+        (folder / CLASSES[number % 3]).mkdir(exist_ok=True)
+        pixels = random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / CLASSES[number % 3] / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built():
+    torch.manual_seed(0)
+    built = create_model(MODEL, num_classes=3, image_size=SIZE)
+    return dataclasses.replace(built, info=dataclasses.replace(built.info, classes=CLASSES))
+
+
+def save(built, path, *, seed, state="trained", kind="checkpoint", schedule="sawtooth", **changes):
+    """Write the model with weights of its own; return the path."""
+    generator = torch.Generator().manual_seed(seed)
+    state_dict = {
+        name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator).abs()
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in built.module.state_dict().items()
+    }
+    metadata = CheckpointMetadata(
+        kind=kind,
+        model=built.info,
+        preprocessing=built.preprocessing,
+        bn=BnInfo(state=state),
+        training=TrainingInfo(
+            epoch=seed, step=10 * seed, cycle=seed, lr=0.01, schedule={"name": schedule}, seed=0
+        ),
+        swa_tools=__version__,
+    )
+    save_state_dict(path, state_dict, dataclasses.replace(metadata, **changes))
+    return path
+
+
+@pytest.fixture
+def captures(tmp_path, built):
+    return [save(built, tmp_path / f"cycle-{i}.safetensors", seed=i) for i in (1, 2, 3)]
+
+
+def run(paths, folder, **options):
+    options = {"workers": 0, "batch_size": 4, "channels_last": False, **options}
+    return evaluate_checkpoints(
+        paths,
+        open_images(folder),
+        options=EvaluationOptions(**options),
+        context=single_process("cpu"),
+    )
+
+
+def top1_of_a_plain_loop(path, folder):
+    """The library's own model and transform, one image at a time."""
+    from timm import create_model as timm_model
+    from timm.data import create_transform
+
+    model = timm_model("test_resnet", num_classes=3).eval()
+    model.load_state_dict(safetensors.torch.load_file(path), strict=True)
+    config = model.pretrained_cfg
+    transform = create_transform(
+        SIZE,
+        mean=config["mean"],
+        std=config["std"],
+        crop_pct=config["crop_pct"],
+        interpolation=config["interpolation"],
+    )
+    n_correct = 0
+    for target, name in enumerate(CLASSES):
+        for file in sorted((folder / name).iterdir()):
+            with torch.no_grad():
+                logits = model(transform(Image.open(file).convert("RGB"))[None])
+            n_correct += int(logits.argmax() == target)
+    return n_correct
+
+
+def test_every_checkpoint_is_scored_as_by_a_plain_loop(captures, folder):
+    result = run(captures, folder)
+    assert [one.name for one in result.checkpoints] == [path.name for path in captures]
+    for one in result.checkpoints:
+        assert one.score.n_samples == 7
+        assert one.score.n_correct == top1_of_a_plain_loop(one.path, folder)
+        assert (one.kind, one.bn, one.real) == ("checkpoint", "trained", None)
+    assert result.notices == ()
+    assert result.n_skipped == 0
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 8])
+def test_scores_do_not_depend_on_how_many_models_are_in_memory(captures, folder, at_once):
+    expected = [run([path], folder).checkpoints[0].score for path in captures]
+    found = run(captures, folder, at_once=at_once, batch_size=2)
+    for one, score in zip(found.checkpoints, expected, strict=True):
+        assert one.score.n_correct == score.n_correct
+        assert one.score.nll == pytest.approx(score.nll, rel=1e-5)
+
+
+def test_files_with_the_same_tensors_count_once(captures, folder, tmp_path, built):
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(captures[0])
+    copy = save(built, tmp_path / "copy.safetensors", seed=2, state="unknown")
+    result = run([*captures, link, copy], folder)
+    assert len(result.checkpoints) == 3
+    assert [notice.split(":")[0] for notice in result.notices] == [str(link), str(copy)]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(built, folder, tmp_path):
+    paths = []
+    for seed, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        paths.append(save(built, tmp_path / name / "best.safetensors", seed=seed))
+    assert [one.name for one in run(paths, folder).checkpoints] == [str(path) for path in paths]
+
+
+def test_stale_statistics_are_refused_with_the_way_on(built, folder, tmp_path):
+    path = save(built, tmp_path / "average.safetensors", seed=0, state="stale", kind="average")
+    with pytest.raises(CheckpointError, match=r"stale.*swa-tools update-bn.*--allow-stale-bn"):
+        run([path], folder)
+    assert run([path], folder, allow_stale_bn=True).checkpoints[0].bn == "stale"
+
+
+def test_a_file_of_another_tool_is_scored_with_a_warning(built, folder, tmp_path):
+    path = tmp_path / "theirs.pth"
+    torch.save(built.module.state_dict(), path)
+    options = {"model": MODEL, "image_size": SIZE}
+    result = run([path], folder, **options)
+    assert result.checkpoints[0].bn == "unknown"
+    assert "theirs.pth: written by another tool" in result.notices[0]
+    beside_ours = save(built, tmp_path / "ours.safetensors", seed=1)
+    assert len(run([path, beside_ours], folder).checkpoints) == 2
+
+
+def test_checkpoints_of_other_models_are_refused(captures, built, folder, tmp_path):
+    info = dataclasses.replace(built.info, classes=("ant", "bee", "dog"))
+    other = save(built, tmp_path / "other.safetensors", seed=8, model=info)
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: another model than .*cycle-1"):
+        run([*captures, other], folder)
+    preprocessing = dataclasses.replace(built.preprocessing, image_size=48)
+    other = save(built, tmp_path / "48.safetensors", seed=8, preprocessing=preprocessing)
+    with pytest.raises(CheckpointError, match=r"48\.safetensors: another preprocessing"):
+        run([*captures, other], folder)
+
+
+def test_the_ensemble_is_of_the_checkpoints_and_the_average_beside_it(
+    captures, built, folder, tmp_path
+):
+    average = save(built, tmp_path / "swa.safetensors", seed=4, state="updated", kind="average")
+    result = run([*captures, average], folder, ensemble=True)
+    assert result.ensemble_name == "ensemble"
+    assert result.evaluation.ensemble.n_samples == 7
+    pairs = [(one.first, one.second) for one in result.evaluation.agreements]
+    assert pairs[-1] == ("swa.safetensors", "ensemble")
+    assert len(pairs) == 3
+    with pytest.raises(SwaToolsError, match="two checkpoints at least"):
+        run([captures[0], average], folder, ensemble=True)
+
+
+def test_it_is_called_fge_only_for_captures_of_a_triangular_run(built, folder, tmp_path):
+    paths = [
+        save(built, tmp_path / f"{seed}.safetensors", seed=seed, schedule="triangular")
+        for seed in (1, 2)
+    ]
+    assert run(paths, folder, ensemble=True).ensemble_name == "FGE"
+    paths.append(save(built, tmp_path / "3.safetensors", seed=3, schedule="sawtooth"))
+    assert run(paths, folder, ensemble=True).ensemble_name == "ensemble"
+
+
+def test_records_say_what_was_scored_and_when_it_was_trained(captures, folder):
+    result = run(captures, folder, ensemble=True)
+    records = result.records(split="val", command="swa-tools evaluate run")
+    assert [record.checkpoint for record in records] == [*(p.name for p in captures), "ensemble"]
+    first, ensemble = records[0], records[-1]
+    assert (first.event, first.kind, first.bn, first.split) == (
+        "evaluation",
+        "checkpoint",
+        "trained",
+        "val",
+    )
+    assert (first.epoch, first.step, first.cycle, first.lr) == (1, 10, 1, 0.01)
+    assert first.digest == result.checkpoints[0].digest
+    assert first.top1 == result.checkpoints[0].score.top1
+    assert ensemble.kind == "ensemble"
+    assert ensemble.nll == result.evaluation.ensemble.nll
+
+
+def test_saved_logits_are_used_instead_of_the_network(captures, folder, tmp_path, monkeypatch):
+    logits = tmp_path / "logits"
+    first = run(captures[:2], folder, save_logits=logits, ensemble=True)
+    files = sorted(logits.iterdir())
+    assert len(files) == 2
+    tensors = safetensors.numpy.load_file(files[0])
+    assert tensors["logits"].shape == (7, 3)
+    assert tensors["logits"].dtype == np.float32
+    np.testing.assert_array_equal(tensors["targets"], first.images.targets)
+    predictions = first.evaluation.predictions[captures[0].name]
+    np.testing.assert_array_equal(tensors["logits"].argmax(1), predictions)
+    # A third checkpoint: the two are read, one is run.
+    run(captures, folder, save_logits=logits)
+    assert len(list(logits.iterdir())) == 3
+    monkeypatch.setattr("swa_tools.evaluation.ModelBank.module_of", None)
+    monkeypatch.setattr("swa_tools.data.Loader.__iter__", None)
+    again = run(captures[:2], folder, save_logits=logits, ensemble=True, batch_size=3)
+    for name, score in first.evaluation.scores.items():
+        found = again.evaluation.scores[name]
+        assert found.n_correct == score.n_correct
+        assert found.nll == pytest.approx(score.nll, rel=1e-12)
+    assert again.evaluation.ensemble.n_correct == first.evaluation.ensemble.n_correct
+
+
+def test_saved_logits_of_other_images_or_weights_are_not_used(captures, built, folder, tmp_path):
+    logits = tmp_path / "logits"
+    run(captures[:1], folder, save_logits=logits)
+    captures[0].unlink()
+    save(built, captures[0], seed=9)
+    run(captures[:1], folder, save_logits=logits)
+    run(captures[:1], folder, save_logits=logits, image_size=48)
+    assert len(list(logits.iterdir())) == 3
+
+
+def test_saved_logits_that_are_something_else_are_an_error(captures, folder, tmp_path):
+    logits = tmp_path / "logits"
+    run(captures[:1], folder, save_logits=logits)
+    (file,) = logits.iterdir()
+    safetensors.numpy.save_file({"logits": np.zeros((2, 3), np.float32)}, file)
+    with pytest.raises(CheckpointError, match="expected saved logits of 7 images"):
+        run(captures[:1], folder, save_logits=logits)
+    with pytest.raises(SwaToolsError, match="drop --skip-bad-images"):
+        run(captures[:1], folder, save_logits=logits, skip_bad_images=True)
+
+
+def test_a_pass_that_fails_leaves_no_logits(captures, built, folder, tmp_path):
+    logits = tmp_path / "logits"
+    broken = tmp_path / "broken.safetensors"
+    state_dict = {k: v.float() * torch.nan for k, v in built.module.state_dict().items()}
+    save_state_dict(broken, state_dict, None)
+    with pytest.raises(SwaToolsError, match=r"broken\.safetensors: its logits"):
+        run([*captures, broken], folder, save_logits=logits)
+    assert list(logits.iterdir()) == []
+
+
+def test_unreadable_images_are_counted(captures, folder, tmp_path):
+    import shutil
+
+    copy = tmp_path / "images"
+    shutil.copytree(folder, copy)
+    (copy / "ant" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(SwaToolsError, match=r"broken\.png"):
+        run(captures, copy)
+    result = run(captures, copy, skip_bad_images=True, ensemble=True)
+    assert result.n_skipped == 1
+    assert result.checkpoints[0].score.n_samples == 7
+    expected = run(captures, folder)
+    assert result.checkpoints[0].score.n_correct == expected.checkpoints[0].score.n_correct
+
+
+def score_on_ranks(context):
+    """The arguments come from the environment: torchrun hands it on."""
+    import os
+    from pathlib import Path
+
+    images, logits, *paths = json.loads(os.environ["SCORE_ON_RANKS"])
+    options = EvaluationOptions(
+        workers=0, batch_size=2, channels_last=False, save_logits=Path(logits)
+    )
+    paths = [Path(path) for path in paths]
+    result = evaluate_checkpoints(
+        paths, open_images(Path(images)), options=options, context=context
+    )
+    return [one.score.n_correct for one in result.checkpoints]
+
+
+def test_two_ranks_score_and_save_as_one_does(captures, folder, tmp_path, on_ranks, monkeypatch):
+    arguments = [folder, tmp_path / "two", *captures[:2]]
+    monkeypatch.setenv("SCORE_ON_RANKS", json.dumps([str(argument) for argument in arguments]))
+    found = on_ranks(score_on_ranks)
+    expected = run(captures[:2], folder, save_logits=tmp_path / "one", batch_size=2)
+    n_correct = [one.score.n_correct for one in expected.checkpoints]
+    assert found == [n_correct, n_correct]
+    for one, two in zip(
+        sorted((tmp_path / "one").iterdir()), sorted((tmp_path / "two").iterdir()), strict=True
+    ):
+        assert one.name == two.name
+        one_logits, two_logits = map(safetensors.numpy.load_file, (one, two))
+        np.testing.assert_allclose(one_logits["logits"], two_logits["logits"], rtol=1e-5, atol=1e-5)

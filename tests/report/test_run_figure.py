@@ -1,0 +1,83 @@
+import pytest
+
+from swa_tools.records import Record
+from swa_tools.report.run_figure import run_curves, run_picture, with_jumps
+
+
+def step(number, lr, *, steps_per_epoch=10):
+    return Record(event="step", step=number, epoch=number / steps_per_epoch, lr=lr, train_loss=1.0)
+
+
+def score(kind, top1, **fields):
+    return Record(event="evaluation", kind=kind, split="val", top1=top1, **fields)
+
+
+RUN = [
+    score("start", 60.0, epoch=0.0),
+    step(5, 0.06),
+    score(None, 58.0, epoch=0.5, lr=0.06),
+    step(10, 0.01),
+    score("checkpoint", 61.0, epoch=1.0, lr=0.01, checkpoint="cycle-001.safetensors"),
+    step(15, 0.06),
+    step(20, 0.01),
+    score("checkpoint", 62.0, epoch=2.0, lr=0.01, checkpoint="cycle-002.safetensors"),
+]
+
+
+def test_curves_hold_what_the_records_say():
+    curves = run_curves(RUN)
+    assert curves.lr == ((0.5, 0.06), (1.0, 0.01), (1.5, 0.06), (2.0, 0.01))
+    assert curves.top1 == ((0.0, 60.0), (0.5, 58.0), (1.0, 61.0), (2.0, 62.0))
+    assert curves.captures == ((1.0, 61.0), (2.0, 62.0))
+    assert curves.capture_lrs == ((1.0, 0.01), (2.0, 0.01))
+    assert curves.start == 60.0
+    assert curves.average is None
+
+
+def test_later_scores_replace_earlier_ones():
+    again = score("checkpoint", 61.5, epoch=1.0, lr=0.01)
+    assert run_curves([*RUN, again]).captures == ((1.0, 61.5), (2.0, 62.0))
+
+
+def test_averages_with_stale_statistics_and_training_scores_are_left_out():
+    stale = score("average", 10.0, bn="stale")
+    updated = score("average", 63.0, bn="updated")
+    on_train = Record(event="evaluation", kind="average", split="train", top1=99.0, bn="updated")
+    curves = run_curves([*RUN, updated, stale, on_train])
+    assert curves.average == 63.0
+
+
+def test_one_average_is_a_point_and_several_with_epochs_are_a_curve():
+    first, second = score("average", 62.5, epoch=1.0), score("average", 63.0, epoch=2.0)
+    assert run_curves([*RUN, first]).averages == ()
+    curves = run_curves([*RUN, first, second])
+    assert curves.averages == ((1.0, 62.5), (2.0, 63.0))
+    assert curves.average == 63.0
+
+
+def test_jumps_are_vertical_and_reach_where_the_cycle_begins():
+    """A sawtooth from 10 down to 0 over 10 steps, recorded at every fourth and at its end."""
+    points = [(4, 6), (8, 2), (10, 0), (14, 6), (18, 2), (20, 0)]
+    assert with_jumps(points) == [(4, 6), (8, 2), (10, 0), (10, 10), (14, 6), (18, 2), (20, 0)]
+
+
+def test_a_continuous_schedule_has_no_jumps():
+    triangle = [(0, 10), (1, 8), (2, 6), (3, 4), (4, 6), (5, 8), (6, 10), (7, 8), (8, 4)]
+    assert with_jumps(triangle) == triangle
+
+
+def test_a_jump_to_a_single_record_goes_to_its_height():
+    assert with_jumps([(0, 5), (1, 0), (2, 5)]) == [(0, 5), (1, 0), (1, 5), (2, 5)]
+
+
+def test_message_says_what_the_picture_shows():
+    message = run_picture([*RUN, score("average", 63.25, bn="updated")]).message
+    assert "2 minima" in message
+    assert "between 61.00 and 62.00 %" in message
+    assert "start is at 60.00 %" in message
+    assert "average is at 63.25 %" in message
+
+
+@pytest.mark.parametrize("records", [[], RUN[1:2], RUN[:1], RUN])
+def test_any_records_can_be_drawn(records):
+    assert run_picture(records).render("png", dpi=40).startswith(b"\x89PNG")
