@@ -4,6 +4,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 WORKER = textwrap.dedent("""
@@ -26,6 +27,30 @@ def real_data():
     if not folder:
         pytest.skip("SWA_TOOLS_DATA does not name the real images and weights")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """A small data set of JPEGs: train/ (8 a class) and val/ (4), three classes told by colour."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for split, n_images in (("train", 8), ("val", 4)):
+        for channel, name in enumerate(("blue", "green", "red")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(n_images):
+                pixels = random.integers(0, 160, (36, 48, 3), dtype=np.uint8)
+                pixels[:, :, 2 - channel] += 95
+                image = Image.fromarray(pixels if number % 2 else pixels.swapaxes(0, 1))
+                image.save(folder / split / name / f"{number}.JPEG")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """The name of a small model with BatchNorm; milliseconds at 32 pixels."""
+    return "timm/test_resnet"
 
 
 @pytest.fixture

@@ -169,10 +169,11 @@ def _result(
 def _check_not_a_source(output: Path, checkpoints: Sequence[Checkpoint]) -> None:
     for checkpoint in checkpoints:
         for path in checkpoint.files:
-            if output.exists() and os.path.samefile(output, path):
-                raise OutputError(
-                    f"{output}: it is one of the checkpoints to average; choose another output"
-                )
+            with contextlib.suppress(OSError):  # it does not exist, mostly
+                if os.path.samefile(output, path):
+                    raise OutputError(
+                        f"{output}: it is one of the checkpoints to average; choose another output"
+                    )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """BatchNorm statistics: measure them again for weights that were averaged."""
 
 from swa_tools.batchnorm.estimators import Estimator
+from swa_tools.batchnorm.files import update_checkpoint
 from swa_tools.batchnorm.recompute import BnOptions, Recomputation, recompute
 from swa_tools.batchnorm.recorder import batchnorm_layers
 from swa_tools.batchnorm.update import BnReport, update_bn, update_bn_many
@@ -14,4 +15,5 @@ __all__ = [
     "recompute",
     "update_bn",
     "update_bn_many",
+    "update_checkpoint",
 ]

@@ -35,6 +35,22 @@ class BnReport:
     uncalled: tuple[str, ...]
     unsupported: tuple[str, ...]
 
+    def notices(self) -> list[str]:
+        """Return what a user should know besides the numbers, one line each."""
+        lines = []
+        if self.n_layers == 0:
+            lines.append("no BatchNorm statistics to recompute: no pass over the images")
+        if self.n_frozen > 0:
+            lines.append(f"{self.n_frozen} frozen BatchNorm layers were left as they are")
+        for names, what in (
+            (self.uncalled, "were not reached by the forward pass"),
+            (self.unsupported, "keep statistics but are no BatchNorm"),
+        ):
+            if names:
+                some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+                lines.append(f"{len(names)} layers {what} and were left as they are: {some}")
+        return lines
+
 
 def update_bn(
     model: nn.Module,

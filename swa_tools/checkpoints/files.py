@@ -6,6 +6,7 @@ SIGBUS, and the memory of the process is what the caller's buffers take.
 
 import contextlib
 import errno
+import io
 import os
 import resource
 import stat
@@ -48,25 +49,25 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: tuple[str, ...] = ()
-        self._descriptor = open_for_reading(path)
+        self._file = InputFile(path)
         try:
-            self._opened = identity(self._descriptor)
-            header = read_header(self._descriptor, where=str(path))
+            header = read_header(self._file.fileno(), where=str(path))
         except OSError as error:
-            os.close(self._descriptor)
+            self._file.close()
             raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
         except BaseException:
-            os.close(self._descriptor)
+            self._file.close()
             raise
         self.tensors, self.metadata, self._first = header
         self.numbers = _numbers(self.metadata)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """See `TensorFile`; reads that return short are completed."""
+        descriptor = self._file.fileno()
         position = self._first + self.tensors[name].start + offset
         n_read = 0
         while n_read < len(buffer):
-            more = os.preadv(self._descriptor, [buffer[n_read:]], position + n_read)
+            more = os.preadv(descriptor, [buffer[n_read:]], position + n_read)
             if more == 0:
                 raise CheckpointError(
                     f"{self.path}: it became shorter while it was read (tensor {name!r});"
@@ -76,35 +77,60 @@ class SafetensorsFile:
 
     def check_unchanged(self) -> None:
         """See `TensorFile`: compares size and time of modification."""
-        check_identity(self.path, self._descriptor, self._opened)
+        self._file.check_unchanged()
 
     def close(self) -> None:
         """See `TensorFile`."""
-        os.close(self._descriptor)
+        self._file.close()
 
 
-def open_for_reading(path: Path) -> int:
-    """Return a file descriptor; raise CheckpointError if it is no file that can be opened."""
-    try:
-        descriptor = _open(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"{path}: cannot open it: {reason}") from error
-    try:
-        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-    except OSError as error:
-        os.close(descriptor)
-        raise CheckpointError(f"{path}: cannot open it: {error.strerror}") from error
-    if not is_file:
-        os.close(descriptor)
-        raise CheckpointError(f"{path}: not a checkpoint: expected a file, found a folder or pipe")
-    return descriptor
+class InputFile(io.FileIO):
+    """A file opened for reading that knows whether it has changed since.
+
+    Attributes:
+        path: As it was given.
+        n_bytes: Its size when it was opened.
+
+    Raises:
+        CheckpointError: It is no file, or cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            super().__init__(path, opener=_open)
+            status = os.fstat(self.fileno())
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path}: no such file") from error
+        except (OSError, ValueError) as error:
+            self.close()
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise CheckpointError(f"{path}: cannot open it: {reason}") from error
+        self.n_bytes, self._modified = status.st_size, status.st_mtime_ns
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise CheckpointError(f"{path}: not a checkpoint: it is a device or a pipe, not a file")
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if its size or time of modification is not what it was."""
+        try:
+            status = os.fstat(self.fileno())
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot read it: {error.strerror}") from error
+        if (status.st_size, status.st_mtime_ns) != (self.n_bytes, self._modified):
+            raise CheckpointError(
+                f"{self.path}: it changed while it was read ({self.n_bytes} bytes before,"
+                f" {status.st_size} after); wait until its writer is done"
+            )
+
+    def close(self) -> None:
+        """Close it; as it was only read, nothing is lost where that fails."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
-def _open(path: Path) -> int:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe without a writer would hang
+def _open(path: str, flags: int) -> int:
+    flags |= os.O_NONBLOCK  # a pipe without a writer would hang
     try:
         return os.open(path, flags)
     except OSError as error:
@@ -115,25 +141,6 @@ def _open(path: Path) -> int:
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     return os.open(path, flags)
-
-
-def identity(descriptor: int) -> tuple[int, int]:
-    """Return the size and the time of modification of an open file."""
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
-
-
-def check_identity(path: Path, descriptor: int, before: tuple[int, int]) -> None:
-    """Raise CheckpointError if the size or time of an open file is not what it was."""
-    try:
-        after = identity(descriptor)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
-    if before != after:
-        raise CheckpointError(
-            f"{path}: it changed while it was read ({before[0]} bytes before, {after[0]} after);"
-            " wait until its writer is done"
-        )
 
 
 def _numbers(metadata: Mapping[str, str]) -> dict[str, float]:

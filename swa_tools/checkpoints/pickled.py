@@ -7,9 +7,9 @@ Loading is restricted to tensors, containers and numbers (`weights_only=True`); 
 import argparse
 import contextlib
 import math
-import os
 import re
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from swa_tools.checkpoints.files import check_identity, identity, open_for_reading
+from swa_tools.checkpoints.files import InputFile
 from swa_tools.checkpoints.header import MAX_DIMENSIONS, TensorInfo
 from swa_tools.errors import CheckpointError
 
@@ -59,12 +59,11 @@ class PickledFile:
         self.notes: tuple[str, ...] = ()
         self._contiguous: tuple[str, torch.Tensor] | None = None
         self._lock = threading.Lock()
-        self._descriptor = open_for_reading(path)
+        self._file = InputFile(path)
         try:
-            self._opened = identity(self._descriptor)
             self._load(entry)
         except BaseException:
-            os.close(self._descriptor)
+            self._file.close()
             raise
 
     def _load(self, entry: str | None) -> None:
@@ -73,11 +72,11 @@ class PickledFile:
         self._state_dict = _choose(_state_dicts(loaded, self.path), entry, self.path)
         self.numbers = _numbers(loaded)
         self.tensors = {
-            name: _tensor_info(name, tensor, self._opened[0], self.path)
+            name: _tensor_info(name, tensor, self._file.n_bytes, self.path)
             for name, tensor in self._state_dict.items()
         }
         if not is_mapped:
-            megabytes = f"{self._opened[0] / 1e6:,.1f} MB"
+            megabytes = f"{self._file.n_bytes / 1e6:,.1f} MB"
             self.notes = (f"torch.save's old format is held in memory whole: {megabytes}",)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
@@ -103,18 +102,19 @@ class PickledFile:
 
     def check_unchanged(self) -> None:
         """See `TensorFile`."""
-        check_identity(self.path, self._descriptor, self._opened)
+        self._file.check_unchanged()
 
     def close(self) -> None:
         """See `TensorFile`; a mapping ends with its last tensor."""
-        os.close(self._descriptor)
+        self._file.close()
         self._state_dict = {}
         self._contiguous = None
 
 
 def _load(path: Path, *, mmap: bool) -> Any:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # meant for who wrote the file
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged pickle can fail in any way; none of them is our bug
         text = str(error)

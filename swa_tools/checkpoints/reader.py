@@ -11,7 +11,7 @@ import numpy as np
 
 from swa_tools.checkpoints.digest import BLOCK_ELEMENTS, block_hash, combine
 from swa_tools.checkpoints.dtypes import DTYPES, numpy_dtype
-from swa_tools.checkpoints.files import SafetensorsFile, TensorFile, open_for_reading
+from swa_tools.checkpoints.files import InputFile, SafetensorsFile, TensorFile
 from swa_tools.checkpoints.header import PREFIX_BYTES
 from swa_tools.checkpoints.metadata import METADATA_KEY, CheckpointMetadata, parse_metadata
 from swa_tools.checkpoints.names import plain_names
@@ -212,11 +212,9 @@ def is_safetensors(path: Path) -> bool:
     """
     if path.suffix == ".safetensors":
         return True
-    descriptor = open_for_reading(path)
-    try:
-        start = os.pread(descriptor, PREFIX_BYTES + 1, 0)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
+    with InputFile(path) as file:
+        try:
+            start = os.pread(file.fileno(), PREFIX_BYTES + 1, 0)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
     return start[PREFIX_BYTES:] == b"{" and not start.startswith(b"PK\x03\x04")

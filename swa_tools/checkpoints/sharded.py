@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Collection
 from pathlib import Path
 
-from swa_tools.checkpoints.files import open_for_reading
+from swa_tools.checkpoints.files import InputFile
 from swa_tools.checkpoints.header import MAX_HEADER_BYTES
 from swa_tools.errors import CheckpointError
 
@@ -43,8 +42,8 @@ def open_index(path: Path) -> list[Shard]:
         CheckpointError: The index is missing or broken, or names a file outside its folder.
     """
     try:
-        with open(open_for_reading(path), "rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_HEADER_BYTES:
+        with InputFile(path) as file:
+            if file.n_bytes > MAX_HEADER_BYTES:
                 raise CheckpointError(f"{path}: too large for an index: expected up to 100 MB")
             document = json.load(file)
     except OSError as error:

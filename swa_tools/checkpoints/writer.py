@@ -64,9 +64,9 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
     path = Path(path)
     check_output(path, force=force)
     _remove_abandoned(path)
-    # Random, not the process's number: another machine that shares the disk may have the same.
-    temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
     try:
+        # Random, not the process's number: another machine that shares the disk may have the same.
+        temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
         try:
             with open(temporary, "xb+") as file:
                 with contextlib.suppress(OSError):  # some network file systems have no locks

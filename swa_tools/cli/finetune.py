@@ -35,6 +35,7 @@ DEFAULTS = FinetuneOptions(output=Path())
 POSITIVE = click.FloatRange(min=0, min_open=True)
 SHARE = click.FloatRange(min=0, max=1, max_open=True)
 COUNT = click.IntRange(min=1)
+EXIT_ERROR = 1
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 SECTIONS = {
@@ -239,11 +240,17 @@ def command(*, only_plan: bool, as_json: bool, **given: Any) -> int:
     if only_plan:
         print_plan(options, as_json=as_json)
         return 0
+    from swa_tools.distributed import distributed
     from swa_tools.training.loop import finetune
+    from swa_tools.training.start import OtherRankError
 
-    with watch_run() as listener:
-        result = finetune(options, listener=listener)
-    print_result(result, as_json=as_json)
+    try:
+        with distributed(options.device) as context, watch_run(context) as listener:
+            result = finetune(options, context=context, listener=listener)
+    except OtherRankError:
+        return EXIT_ERROR
+    if context.is_main:
+        print_result(result, as_json=as_json)
     return EXIT_STATUS[result.stopped_by] if result.stopped_by else 0
 
 

@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING
 from swa_tools.cli.output import PLAIN_INTERVAL_SECONDS, notice
 
 if TYPE_CHECKING:
+    from swa_tools.distributed import Distributed
     from swa_tools.records import Record
     from swa_tools.training.plan import RunPlan
     from swa_tools.training.progress import Listener, Progress
 
 
 @contextlib.contextmanager
-def watch_run() -> Iterator["Listener"]:
-    """Show a run on stderr: how far it is, and every validation in a line that stays.
+def watch_run(context: "Distributed") -> Iterator["Listener"]:
+    """Show a run on stderr, once: how far it is, and every validation in a line that stays.
 
     Yields:
         What the run is to call.
     """
     from swa_tools.training.progress import Listener
 
+    if not context.is_main:
+        yield Listener()
+        return
     if not sys.stderr.isatty():
         show = _plain_lines()
         yield Listener(
@@ -49,13 +53,6 @@ def describe_moment(progress: "Progress") -> str:
         f"{cycle}epoch {progress.epoch:.2f}{loss}, lr {progress.lr:.3g},"
         f" {progress.images_per_second:,.0f} images/s"
     )
-
-
-def seconds_left(progress: "Progress", *, batch_size: int) -> float | None:
-    """Return the time that the rest takes at the rate of the last steps; None if not known yet."""
-    if not progress.images_per_second:
-        return None
-    return (progress.n_steps - progress.step) * batch_size / progress.images_per_second
 
 
 def _announce(write: Callable[[str], None]) -> Callable[["RunPlan"], None]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from swa_tools.errors import DataError
 
@@ -24,13 +24,9 @@ MOST_WORKERS_GPU, MOST_WORKERS_CPU = 16, 4
 
 
 class View(Protocol):
-    """Turns an opened image into uint8 pixels `(image_size, image_size, 3)`."""
+    """Turns an opened image into uint8 pixels `(H, W, 3)`, of the same size for all images."""
 
-    @property
-    def image_size(self) -> int:
-        """Height and width, in pixels."""
-
-    def __call__(self, image: Image.Image, *, epoch: int, index: int) -> np.ndarray:
+    def __call__(self, image: Image.Image, *, epoch: int, index: int) -> torch.Tensor:
         """Return the pixels."""
 
 
@@ -76,8 +72,7 @@ class Decoder(Dataset[Decoded]):
 
     def __getitem__(self, task: Task) -> Decoded:
         """Decode a task. Unreadable images are reported in the result, not raised."""
-        size = self.view.image_size
-        pixels = np.empty((len(task.paths), size, size, 3), dtype=np.uint8)
+        views: list[torch.Tensor] = []
         good: list[int] = []
         bad: list[tuple[str, str]] = []
         with warnings.catch_warnings():
@@ -87,13 +82,14 @@ class Decoder(Dataset[Decoded]):
             for index, path in zip(task.indices.tolist(), task.paths, strict=True):
                 try:
                     with self.open_image(path) as image:
-                        pixels[len(good)] = self.view(image, epoch=task.epoch, index=index)
+                        views.append(self.view(image, epoch=task.epoch, index=index))
                 except Exception as error:  # Pillow raises many kinds on damaged files.
                     bad.append((path, _reason(error)))
                 else:
                     good.append(index)
         return Decoded(
-            pixels=torch.from_numpy(pixels[: len(good)]),
+            # In a worker this puts them into shared memory at once.
+            pixels=default_collate(views) if views else torch.empty(0, dtype=torch.uint8),
             indices=torch.tensor(good, dtype=torch.int64),
             bad=tuple(bad),
         )
@@ -147,7 +143,7 @@ class DecodingPool:
                 persistent_workers=self._workers > 0,
                 pin_memory=self._pin_memory,
                 collate_fn=_unchanged,
-                worker_init_fn=_leave_signals_to_parent,
+                worker_init_fn=_leave_process_group,
                 # The loader draws from its generator; without one, from torch's global one.
                 generator=torch.Generator(),
             )
@@ -201,14 +197,13 @@ def _same_child_handler() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, handler)
 
 
-def _leave_signals_to_parent(worker: int) -> None:  # noqa: ARG001 -- DataLoader passes it
-    """Ignore what is sent to the whole process group.
+def _leave_process_group(worker: int) -> None:  # noqa: ARG001 -- DataLoader passes it
+    """Take this worker out of reach of signals to the whole group.
 
     The main process decides what Ctrl-C or a scheduler's signal means, and may want some more
-    batches before it stops. Workers end when it closes their queue or dies.
+    batches before it stops. Workers end when it ends them, or within seconds when it dies.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    os.setpgrp()
 
 
 def _unchanged(decoded: Any) -> Any:

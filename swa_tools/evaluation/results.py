@@ -45,6 +45,7 @@ class CheckpointScores:
         evaluation: Predictions and agreements, by the names of the checkpoints.
         images: The images, with the model's outputs as targets.
         n_skipped: Unreadable images that were left out.
+        members: Names of the members of the ensemble; empty without one.
         ensemble_name: `FGE` where all members come from a triangular run, else `ensemble`.
         notices: What a user should know, one line each.
     """
@@ -53,6 +54,7 @@ class CheckpointScores:
     evaluation: Evaluation
     images: ImageSet
     n_skipped: int
+    members: tuple[str, ...]
     ensemble_name: str
     notices: tuple[str, ...]
 

@@ -120,6 +120,7 @@ def evaluate_checkpoints(
         evaluation=evaluation,
         images=images,
         n_skipped=sum(context.gather(len(loader.skipped))),
+        members=tuple(one.name for one in members),
         ensemble_name="FGE" if members and all(map(_is_triangular, members)) else ENSEMBLE,
         notices=tuple(notices),
     )

@@ -1,1 +1,29 @@
-"""Fine-tuning: schedules, the loop, the run directory, resuming."""
+"""Fine-tuning: schedules, the loop, the run directory, resuming.
+
+The names are imported when they are first used: `swa_tools.training.schedules` needs no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from swa_tools.training.loop import FinetuneResult, finetune
+    from swa_tools.training.options import FinetuneOptions, OptimizerOptions
+    from swa_tools.training.schedule_options import ScheduleOptions
+
+_MODULES = {
+    "FinetuneOptions": "options",
+    "FinetuneResult": "loop",
+    "OptimizerOptions": "options",
+    "ScheduleOptions": "schedule_options",
+    "finetune": "loop",
+}
+
+__all__ = ["FinetuneOptions", "FinetuneResult", "OptimizerOptions", "ScheduleOptions", "finetune"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'swa_tools.training' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"swa_tools.training.{_MODULES[name]}"), name)

@@ -18,7 +18,7 @@ from swa_tools.training.plan import RunPlan
 _NOT_REPEATED = ("output", "force", "resume", "resume_if_exists")
 """Options that belong to one call and not to the run."""
 
-_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "safetensors")
+_LIBRARIES = ("torchvision", "timm", "numpy", "safetensors")
 
 
 def describe_run(
@@ -37,6 +37,7 @@ def describe_run(
         "versions": {
             "swa_tools": __version__,
             "python": platform.python_version(),
+            "torch": torch.__version__,
             **{name: metadata.version(name) for name in _LIBRARIES},
         },
         "hardware": {

@@ -26,6 +26,10 @@ from swa_tools.training.run_directory import RunDirectory
 T = TypeVar("T")
 
 
+class OtherRankError(SwaToolsError):
+    """An error of another rank, which shows it there."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """Where a run begins.
@@ -75,10 +79,11 @@ def open_start(
 
 
 def together(context: Distributed, work: Callable[[], T]) -> T:
-    """Do a piece of work on every rank; if it fails on one, fail on all with that error.
+    """Do a piece of work on every rank; if it fails on one, fail on all.
 
     Raises:
-        SwaToolsError: The first error in the order of the ranks.
+        SwaToolsError: The rank's own error, on the first rank that has one.
+        OtherRankError: With the same text, on the other ranks.
     """
     result: T | None = None
     error: SwaToolsError | None = None
@@ -86,9 +91,9 @@ def together(context: Distributed, work: Callable[[], T]) -> T:
         result = work()
     except SwaToolsError as caught:
         error = caught
-    for first in context.gather(error):
+    for rank, first in enumerate(context.gather(error)):
         if first is not None:
-            raise first
+            raise first if rank == context.rank else OtherRankError(str(first))
     return result  # type: ignore[return-value]  # It is a T: nothing failed.
 
 

@@ -105,8 +105,8 @@ def test_a_name_that_is_no_text_is_replaced_where_it_is_written_down(tmp_path):
     [
         (lambda path: None, "no such file"),
         (lambda path: path.mkdir(), "no weights in this folder: expected model.safetensors"),
-        (os.mkfifo, "not a checkpoint: expected a file, found a folder or pipe"),
-        (lambda path: path.symlink_to("/dev/zero"), "not a checkpoint: expected a file"),
+        (os.mkfifo, "not a checkpoint: it is a device or a pipe, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a checkpoint: it is a device or a pipe"),
         (lambda path: path.symlink_to(path), "cannot open it: Too many levels"),
     ],
     ids=["missing", "folder", "pipe", "device", "loop"],

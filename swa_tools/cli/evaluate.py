@@ -1,0 +1,112 @@
+"""`swa-tools evaluate`."""
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from swa_tools.cli.options import (
+    checkpoints_argument,
+    data_options,
+    json_option,
+    model_options,
+    results_option,
+)
+from swa_tools.cli.output import notice, progress
+from swa_tools.cli.passes import (
+    evaluation_options,
+    open_split,
+    pass_options,
+    take_evaluation_options,
+)
+from swa_tools.cli.score_tables import print_scores
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  swa-tools evaluate run swa.safetensors --data imagenet --ensemble\n"
+    "  swa-tools evaluate theirs.pth --model torchvision/resnet50 --data imagenet"
+)
+@checkpoints_argument
+@data_options
+@click.option(
+    "--split",
+    type=click.Choice(["val", "train"]),
+    default="val",
+    show_default=True,
+    help="Which images; training images are prepared as in evaluation, too.",
+)
+@click.option(
+    "--ensemble",
+    "ensemble",
+    is_flag=True,
+    help="Score the mean of the checkpoints' softmax, too; averages are compared with it.",
+)
+@click.option("--per-class", is_flag=True, help="Add the top-1 of each class.")
+@click.option("--allow-stale-bn", is_flag=True, help="Score averages whose BatchNorm is stale.")
+@evaluation_options
+@pass_options
+@model_options
+@results_option
+@json_option
+def command(
+    *,
+    checkpoints: tuple[str, ...],
+    split: Literal["train", "val"],
+    per_class: bool,
+    results: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Score one or many CHECKPOINTs of a model in one pass over the images.
+
+    Every image is read once for all of them. Percent of images: top-1 with the 95 % interval,
+    top-5, and the calibration error; nll is the mean negative log-likelihood. p is McNemar's
+    exact test against the best of them, on the same images: above 0.05, take them for equal.
+    """
+    from swa_tools.checkpoints import find_checkpoints
+    from swa_tools.distributed import distributed
+    from swa_tools.evaluation import evaluate_checkpoints
+    from swa_tools.records import append_records
+
+    paths = find_checkpoints(checkpoints)
+    with distributed(given["device"]) as context, contextlib.ExitStack() as stack:
+        images = open_split(split, given)
+        on_batch = None
+        if context.is_main:
+            total = len(images) // context.world_size
+            on_batch = stack.enter_context(progress("evaluating", total, unit="images"))
+        scores = evaluate_checkpoints(
+            paths,
+            images,
+            options=take_evaluation_options(given, device=context.device),
+            context=context,
+            on_batch=on_batch,
+        )
+    if not context.is_main:
+        return
+    for line in scores.notices:
+        notice(line)
+    if scores.n_skipped:
+        notice(f"{scores.n_skipped} images could not be read and were left out")
+    results = results or _results_of_run(paths)
+    if results is not None:
+        command_line = shlex.join(["swa-tools", *sys.argv[1:]])
+        append_records(results, scores.records(split=split, command=command_line))
+    print_scores(scores, split=split, per_class=per_class, as_json=as_json)
+
+
+def _results_of_run(paths: Sequence[Path]) -> Path | None:
+    """Return where the records go if all checkpoints lie in one run directory."""
+    from swa_tools.checkpoints import is_run_directory, run_directory_of
+
+    runs = {
+        run_directory_of(path) or (path.parent if is_run_directory(path.parent) else None)
+        for path in paths
+    }
+    run = runs.pop() if len(runs) == 1 else None
+    return run / "results.jsonl" if run is not None else None

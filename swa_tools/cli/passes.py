@@ -1,0 +1,159 @@
+"""Options of the passes over images: which images, how to recompute BatchNorm, how to score."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from swa_tools.cli.options import (
+    Decorator,
+    amp_option,
+    device_option,
+    skip_bad_images_option,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from swa_tools.batchnorm import BnOptions
+    from swa_tools.data import ImageSet
+    from swa_tools.evaluation import EvaluationOptions
+
+_PASS_OPTIONS = (
+    click.option(
+        "--batch-size",
+        default=256,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="Images in a batch; each batch is on one process.",
+    ),
+    device_option,
+    workers_option,
+    amp_option,
+    click.option(
+        "--channels-last/--no-channels-last",
+        default=True,
+        show_default=True,
+        help="Memory layout of images and weights.",
+    ),
+    skip_bad_images_option,
+)
+
+_BN_OPTIONS = (
+    click.option(
+        "--estimator",
+        type=click.Choice(["population", "batch-mean", "sample-weighted"]),
+        default="population",
+        show_default=True,
+        help="population: mean and variance of all activations; batch-mean: as torch's update_bn;"
+        " sample-weighted: as the authors' bn_update.",
+    ),
+    click.option(
+        "--samples",
+        "n_samples",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Recompute on a random, class-balanced subset of N images.  [default: all]",
+    ),
+    click.option(
+        "--augment/--no-augment",
+        default=False,
+        show_default=True,
+        help="Recompute on images as in training, or as in evaluation.",
+    ),
+    click.option(
+        "--train-mode",
+        is_flag=True,
+        help="Recompute with the whole model in train mode, dropout and all, as the authors do.",
+    ),
+)
+
+_EVALUATION_OPTIONS = (
+    click.option(
+        "--save-logits",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Save the logits of each checkpoint there; use those that are there already.",
+    ),
+    click.option(
+        "--at-once",
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        help="Checkpoints in memory at a time; the others are read again for each batch.",
+    ),
+    click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
+)
+
+
+def pass_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of any pass: `--batch-size`, `--device` and what goes with them."""
+    return _add(_PASS_OPTIONS, function)
+
+
+def bn_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--estimator`, `--samples`, `--augment` and `--train-mode`."""
+    return _add(_BN_OPTIONS, function)
+
+
+def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--save-logits`, `--at-once` and `--compile`."""
+    return _add(_EVALUATION_OPTIONS, function)
+
+
+def _add(options: tuple[Decorator, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def take_bn_options(given: dict[str, Any], *, device: "torch.device") -> "BnOptions":
+    """Build the library's options from the parameters of a command.
+
+    Args:
+        given: All parameters; those of `bn_options` alone are removed.
+        device: Where the model is; it decides what `--amp auto` means.
+    """
+    from swa_tools.batchnorm import BnOptions
+
+    own = {name: given.pop(name) for name in ("estimator", "n_samples", "augment", "train_mode")}
+    return BnOptions(**own, **_of_any_pass(given, device), seed=given["seed"])
+
+
+def take_evaluation_options(
+    given: dict[str, Any], *, device: "torch.device"
+) -> "EvaluationOptions":
+    """Build the library's options from the parameters of a command; see `take_bn_options`."""
+    from swa_tools.evaluation import EvaluationOptions
+
+    names = ("ensemble", "allow_stale_bn", "save_logits", "at_once", "compile")
+    own = {name: given.pop(name) for name in names if name in given}
+    return EvaluationOptions(**own, **_of_any_pass(given, device), **model_choice(given))
+
+
+def model_choice(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of `model_options` as the library calls them."""
+    return {
+        "model": given["model"],
+        "model_kwargs": dict(given["model_kwargs"]),
+        "num_classes": given["num_classes"],
+        "entry": given["entry"],
+        "image_size": given["image_size"],
+    }
+
+
+def _of_any_pass(given: dict[str, Any], device: "torch.device") -> dict[str, Any]:
+    from swa_tools.distributed import amp_dtype
+
+    names = ("batch_size", "workers", "skip_bad_images", "channels_last")
+    return {name: given[name] for name in names} | {"amp": amp_dtype(given["amp"], device)}
+
+
+def open_split(split: Literal["train", "val"], given: dict[str, Any]) -> "ImageSet":
+    """Return the images that `data_options` name, their classes not mapped to a model yet."""
+    from swa_tools.data import find_split, open_images
+
+    directory = given["train_dir"] if split == "train" else given["val_dir"]
+    return open_images(find_split(split, data=given["data"], directory=directory))

@@ -1,0 +1,89 @@
+"""`swa-tools update-bn`."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from swa_tools.cli.options import (
+    data_options,
+    force_option,
+    json_option,
+    model_options,
+    output_option,
+    seed_option,
+)
+from swa_tools.cli.output import notice, print_json, progress
+from swa_tools.cli.passes import bn_options, model_choice, open_split, pass_options, take_bn_options
+
+if TYPE_CHECKING:
+    from swa_tools.batchnorm import Recomputation
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  swa-tools update-bn average.safetensors --data imagenet -o swa.safetensors\n"
+    "  swa-tools update-bn theirs.pth --model torchvision/resnet50 --data imagenet"
+    " --samples 10000 -o swa.safetensors"
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@data_options
+@output_option
+@bn_options
+@pass_options
+@model_options
+@seed_option
+@force_option
+@json_option
+def command(*, checkpoint: Path, output: Path, force: bool, as_json: bool, **given: Any) -> None:
+    """Recompute the BatchNorm statistics of a CHECKPOINT on the training images.
+
+    Averaged weights need it: no average of statistics fits them. Only BatchNorm layers run in
+    train mode, on images prepared as in evaluation. What the authors' code does is
+    --estimator sample-weighted --augment --train-mode.
+    """
+    from swa_tools.batchnorm import update_checkpoint
+    from swa_tools.distributed import distributed
+
+    with distributed(given["device"]) as context, contextlib.ExitStack() as stack:
+        images = open_split("train", given)
+        options = take_bn_options(given, device=context.device)
+        on_batch = None
+        if context.is_main:
+            total = min(options.n_samples or len(images), len(images)) // context.world_size
+            on_batch = stack.enter_context(progress("recomputing BatchNorm", total, unit="images"))
+        recomputation = update_checkpoint(
+            checkpoint,
+            output,
+            images,
+            options=options,
+            context=context,
+            force=force,
+            on_batch=on_batch,
+            **model_choice(given),
+        )
+    if context.is_main:
+        _print(recomputation, output, as_json=as_json)
+
+
+def _print(recomputation: "Recomputation", output: Path, *, as_json: bool) -> None:
+    report = recomputation.reports[0]
+    for line in report.notices():
+        notice(f"{output}: {line}")
+    if recomputation.n_skipped:
+        notice(f"{recomputation.n_skipped} images could not be read and were left out")
+    if as_json:
+        document = {
+            "path": str(output),
+            "bn": dataclasses.asdict(recomputation.bn),
+            **dataclasses.asdict(report),
+            "n_skipped": recomputation.n_skipped,
+        }
+        print_json(document)
+    else:
+        click.echo(
+            f"{output}: {report.n_layers} BatchNorm layers, measured on {report.n_samples:,}"
+            f" images in {report.n_batches:,} batches"
+        )

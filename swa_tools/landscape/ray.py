@@ -1,0 +1,147 @@
+"""Random rays from checkpoints (Figure 4)."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from swa_tools.averaging import open_all
+from swa_tools.checkpoints import Checkpoint
+from swa_tools.errors import SwaToolsError
+from swa_tools.landscape.geometry import (
+    Array,
+    norm,
+    own_tensors,
+    parameter_names,
+    random_direction,
+    ray_tensors,
+)
+from swa_tools.landscape.survey import Point, Survey, arrays_of, describe_checkpoints
+from swa_tools.landscape.width import ray_widths, width_differences
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RayOptions:
+    """Which points of the rays are measured.
+
+    Attributes:
+        n_rays: Directions, the same for every checkpoint.
+        n_points: Points on each ray besides the checkpoint itself.
+        distance: Length of the rays; None for `RELATIVE_DISTANCE` times the norm of the first
+            checkpoint.
+        seed: Of the directions.
+    """
+
+    n_rays: int = 10
+    n_points: int = 12
+    distance: float | None = None
+    seed: int = 0
+
+
+RELATIVE_DISTANCE = 0.5
+"""Of the first checkpoint: far enough for the error of a network with BatchNorm to grow."""
+
+
+def measure_rays(
+    paths: Sequence[Path], survey: Survey, *, options: RayOptions | None = None
+) -> None:
+    """Score points w + t·d along random directions d from checkpoints, and write the numbers.
+
+    Directions are uniform on the unit sphere of all parameters jointly.
+
+    Args:
+        paths: The checkpoints w.
+        survey: On what, how, and where to.
+        options: Which points.
+
+    Raises:
+        SwaToolsError: The checkpoints do not belong together, a file or image cannot be read, or an
+            output cannot be written.
+    """
+    options = options or RayOptions()
+    if options.n_rays < 1 or options.n_points < 1:
+        raise SwaToolsError("expected at least 1 ray and 1 point on it")
+    survey.check_output()
+    with open_all(paths, entry=survey.options.entry) as checkpoints:
+        names = parameter_names(checkpoints)
+        length = options.distance or RELATIVE_DISTANCE * norm(checkpoints[0], names)
+        t = np.linspace(0, length, options.n_points + 1)
+        directions = _Directions(checkpoints[0], names, seed=options.seed)
+        named = describe_checkpoints(checkpoints)
+        surface = survey.open_surface(paths[0])
+        scores = survey.score(
+            list(_points(checkpoints, directions, t, n_rays=options.n_rays)),
+            surface,
+            decayed=survey.decayed(checkpoints[0], names),
+            task={"rays": named, "t": t.tolist(), "direction_seed": options.seed},
+        )
+    n = len(paths)
+    own = arrays_of(scores[:n], (n, 1, 1))
+    arrays = arrays_of(scores[n:], (options.n_rays, n, options.n_points))
+    joined = {name: _with_own(own[name], array) for name, array in arrays.items()}
+    widths = [ray_widths(t, joined["test_error"][i]) for i in range(n)]
+    survey.write(
+        "rays",
+        {"t": t, **joined},
+        description={
+            "checkpoints": [
+                {**one, "width": width} for one, width in zip(named, widths, strict=True)
+            ],
+            "wider_than_next": [
+                width_differences(one, other)
+                for one, other in itertools.pairwise(widths)
+            ],
+            "n_rays": options.n_rays,
+            "direction_seed": options.seed,
+        },
+        surface=surface,
+    )
+
+
+class _Directions:
+    """The directions, of which one is in memory at a time."""
+
+    def __init__(self, checkpoint: Checkpoint, names: Sequence[str], *, seed: int) -> None:
+        self._draw = partial(random_direction, checkpoint, names, seed=seed)
+        self._number: int | None = None
+        self._direction: dict[str, Array] = {}
+
+    def __getitem__(self, number: int) -> dict[str, Array]:
+        if number != self._number:
+            self._direction = {}  # before the next one is drawn
+            self._direction = self._draw(number=number)
+            self._number = number
+        return self._direction
+
+
+def _points(
+    checkpoints: Sequence[Checkpoint], directions: _Directions, t: Array, *, n_rays: int
+) -> Iterator[Point]:
+    """Yield the checkpoints, then ray after ray, so that a direction is drawn once."""
+    for number, one in enumerate(checkpoints):
+        yield Point(
+            name=f"checkpoint-{number}", tensors=partial(own_tensors, one), is_checkpoint=True
+        )
+    for ray in range(n_rays):
+        for number, one in enumerate(checkpoints):
+            for step in range(1, len(t)):
+                yield Point(
+                    name=f"ray-{ray}-checkpoint-{number}-step-{step}",
+                    tensors=partial(_tensors, one, directions, ray, float(t[step])),
+                )
+
+
+def _tensors(
+    base: Checkpoint, directions: _Directions, ray: int, t: float
+) -> Iterator[tuple[str, np.ndarray]]:
+    return ray_tensors(base, directions[ray], t)
+
+
+def _with_own(own: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """Put the checkpoint's own value at t = 0 of each ray: (checkpoints, rays, points + 1)."""
+    array = array.swapaxes(0, 1)
+    start = np.broadcast_to(own, (*array.shape[:2], 1, *array.shape[3:]))
+    return np.concatenate([start, array], axis=2)

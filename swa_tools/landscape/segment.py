@@ -1,0 +1,107 @@
+"""The line through two checkpoints, and beyond them (Figure 5)."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from swa_tools.averaging import open_all
+from swa_tools.checkpoints import Checkpoint
+from swa_tools.errors import CheckpointError, SwaToolsError
+from swa_tools.landscape.geometry import (
+    Array,
+    distance,
+    line_tensors,
+    own_tensors,
+    parameter_names,
+)
+from swa_tools.landscape.survey import Point, Survey, arrays_of, describe_checkpoints
+from swa_tools.landscape.width import segment_widths
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentOptions:
+    """Which points of the line are measured.
+
+    Attributes:
+        n_points: Points between the two checkpoints, and as many for each length beyond.
+        beyond: How far the line goes on beyond each of them, in lengths between them.
+    """
+
+    n_points: int = 10
+    beyond: float = 1.0
+
+
+def measure_segment(
+    swa: Path, sgd: Path, *, survey: Survey, options: SegmentOptions | None = None
+) -> None:
+    """Score points w(t) = t·w_SGD + (1 − t)·w_SWA and write the numbers.
+
+    Positions are signed distances t·‖w_SGD − w_SWA‖: 0 at the average, positive toward the other.
+
+    Args:
+        swa: The average.
+        sgd: The conventionally trained weights.
+        survey: On what, how, and where to.
+        options: Which points.
+
+    Raises:
+        SwaToolsError: The two do not belong together or are the same, a file or image cannot be
+            read, or an output cannot be written.
+    """
+    options = options or SegmentOptions()
+    if options.n_points < 1 or not options.beyond >= 0:
+        raise SwaToolsError("expected at least 1 point on a segment, and lengths from 0 on")
+    survey.check_output()
+    with open_all([swa, sgd], entry=survey.options.entry) as checkpoints:
+        names = parameter_names(checkpoints)
+        length = distance(checkpoints[0], checkpoints[1], names)
+        if length == 0:
+            raise CheckpointError(f"{sgd}: the same parameters as {swa}; there is no line")
+        t = _positions(options)
+        named = describe_checkpoints(checkpoints)
+        surface = survey.open_surface(swa)
+        scores = survey.score(
+            list(_points(checkpoints, names, t)),
+            surface,
+            decayed=survey.decayed(checkpoints[0], names),
+            task={"segment": named, "t": t.tolist()},
+        )
+    arrays = arrays_of(scores, t.shape)
+    survey.write(
+        "segment",
+        {"t": t, "position": t * length, **arrays},
+        description={
+            "checkpoints": named,
+            "distance": length,
+            "width": segment_widths(
+                t * length,
+                objective=arrays["train_objective"],
+                is_correct=np.stack([score.is_correct for score in scores]),
+            ),
+        },
+        surface=surface,
+    )
+
+
+def _positions(options: SegmentOptions) -> Array:
+    """Return t with exactly 0 and 1 among it."""
+    n_beyond = round(options.beyond * options.n_points)
+    return np.arange(-n_beyond, options.n_points + n_beyond + 1) / options.n_points
+
+
+def _points(checkpoints: Sequence[Checkpoint], names: Sequence[str], t: Array) -> Iterator[Point]:
+    """Yield the points in their order; the two checkpoints from their own tensors."""
+    swa, sgd = checkpoints
+    own = {0.0: swa, 1.0: sgd}
+    for number, position in enumerate(t.tolist()):
+        checkpoint = own.get(position)
+        yield Point(
+            name=f"point-{number}",
+            tensors=partial(own_tensors, checkpoint)
+            if checkpoint is not None
+            else partial(line_tensors, swa, sgd, names, position),
+            is_checkpoint=checkpoint is not None,
+        )

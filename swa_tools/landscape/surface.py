@@ -1,0 +1,301 @@
+"""Loss and error at any point of weight space, always on the same images."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from swa_tools.batchnorm import update_bn
+from swa_tools.data import (
+    Batch,
+    ImageSet,
+    Loader,
+    evaluation_loader,
+    map_to_outputs,
+    statistics_loader,
+    subset,
+)
+from swa_tools.errors import DataError, SwaToolsError
+from swa_tools.evaluation import Evaluation, evaluate
+from swa_tools.landscape.points import PointScore
+from swa_tools.models import has_batchnorm, load_checkpoint
+
+BYTES_PER_NUMBER = 4
+"""Of images that are held in memory."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SurfaceOptions:
+    """How points are scored.
+
+    Attributes:
+        model, model_kwargs, num_classes, entry, image_size: Of files that do not say it
+            themselves; see `models.load_checkpoint`.
+        bn_samples: Training images that BatchNorm statistics are recomputed on at every point,
+            random and class-balanced; 0 keeps those of the first checkpoint, which is wrong
+            everywhere else.
+        augment: Whether these are augmented as in training.
+        train_samples, val_samples: Images that losses and errors are measured on, random and
+            class-balanced; a number above the size of the set means all of it.
+        seed: Of these subsets.
+        weight_decay: λ of the L2 term.
+        no_decay_norm_bias: Whether vectors (biases, scale and shift of norms) were not decayed.
+        batch_size: Images in a batch.
+        workers: Processes that decode images; None to choose by the machine.
+        skip_bad_images: Whether unreadable images are left out instead of being an error.
+        cache_images: Whether decoded images are held in memory; None: if they fit in half of what
+            is free.
+        amp: dtype of mixed precision; None for full precision.
+        channels_last: Whether images and weights are laid out channels last.
+    """
+
+    model: str | None = None
+    model_kwargs: Mapping[str, Any] | None = None
+    num_classes: int | None = None
+    entry: str | None = None
+    image_size: int | None = None
+    bn_samples: int = 2048
+    augment: bool = False
+    train_samples: int = 5000
+    val_samples: int = 5000
+    seed: int = 0
+    weight_decay: float = 1e-4
+    no_decay_norm_bias: bool = False
+    batch_size: int = 256
+    workers: int | None = None
+    skip_bad_images: bool = False
+    cache_images: bool | None = None
+    amp: torch.dtype | None = None
+    channels_last: bool = True
+
+
+class Surface:
+    """Train loss and test error as functions of the weights of one network.
+
+    At every point BatchNorm statistics are recomputed as `update-bn --samples` does it, then the
+    training and the validation images are scored as `evaluate` does it.
+
+    Args:
+        checkpoint: One of the model's files.
+        train, val: Folders' images, their classes not mapped yet.
+        options: How points are scored.
+        device: Where the network runs.
+
+    Attributes:
+        n_images: Forward passes, counted in images, that a point takes.
+        has_batchnorm: Whether the network keeps running statistics.
+        is_cached: Whether the images stay in memory.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        train: ImageSet,
+        val: ImageSet,
+        options: SurfaceOptions,
+        device: torch.device,
+    ) -> None:
+        built, _ = load_checkpoint(
+            checkpoint,
+            model=options.model,
+            kwargs=options.model_kwargs,
+            num_classes=options.num_classes,
+            entry=options.entry,
+            image_size=options.image_size,
+        )
+        self._options = options
+        self._module = built.module.to(device)
+        if options.channels_last:
+            self._module = self._module.to(memory_format=torch.channels_last)
+        self._info, self._preprocessing = built.info, built.preprocessing
+        self.has_batchnorm = has_batchnorm(self._module)
+        mapped = map_to_outputs(train, built.info)
+        self._images = {
+            "train": subset(mapped, options.train_samples, seed=options.seed),
+            "val": subset(map_to_outputs(val, built.info), options.val_samples, seed=options.seed),
+        }
+        self._n_all = {"train": len(train), "val": len(val)}
+        if self.has_batchnorm and options.bn_samples:
+            self._images["bn"] = subset(mapped, options.bn_samples, seed=options.seed)
+        self.n_images = sum(len(images) for images in self._images.values())
+        wanted = options.cache_images
+        self.is_cached = self._fits(device) if wanted is None else wanted
+        self._loaders = {
+            name: Held(self._loader(name, device), hold=self.is_cached) for name in self._images
+        }
+
+    def score(
+        self,
+        tensors: Iterable[tuple[str, np.ndarray]],
+        *,
+        decayed: Collection[str],
+        allow_overflow: bool,
+        on_images: Callable[[int], None] | None = None,
+    ) -> PointScore:
+        """Return the scores of a point.
+
+        Args:
+            tensors: All tensors of its state dict.
+            decayed: Names of those that count for the L2 term.
+            allow_overflow: Whether a network that gives NaN or Inf is a point without a value
+                instead of an error.
+            on_images: Called with the number of images after each batch.
+
+        Raises:
+            DataError: An image cannot be read.
+            SwaToolsError: The network gives NaN or Inf and `allow_overflow` is not set.
+        """
+        options = self._options
+        l2 = options.weight_decay / 2 * self._load(tensors, decayed)
+        try:
+            if "bn" in self._loaders:
+                update_bn(self._module, self._loaders["bn"], amp=options.amp, on_batch=on_images)
+            scores = {name: self._evaluate(name, on_images) for name in ("train", "val")}
+        except DataError:
+            raise
+        except SwaToolsError:
+            if not allow_overflow:
+                raise
+            return self._overflow(l2)
+        train, val = scores["train"].scores["point"], scores["val"].scores["point"]
+        return PointScore(
+            train_loss=train.nll,
+            l2=l2,
+            train_error=100 - train.top1,
+            test_loss=val.nll,
+            test_error=100 - val.top1,
+            is_correct=scores["val"].is_correct("point"),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that scores depend on besides the point, as JSON values."""
+        options = self._options
+        return {
+            "model": dataclasses.asdict(self._info),
+            "preprocessing": dataclasses.asdict(self._preprocessing),
+            "images": {
+                name: {"n_samples": len(images), "digest": images.digest()}
+                for name, images in self._images.items()
+            },
+            "images_in_all": self._n_all,
+            "augment": options.augment,
+            "seed": options.seed,
+            "weight_decay": options.weight_decay,
+            "no_decay_norm_bias": options.no_decay_norm_bias,
+            "batch_size": options.batch_size,
+            "amp": None if options.amp is None else str(options.amp).removeprefix("torch."),
+            "skip_bad_images": options.skip_bad_images,
+        }
+
+    @property
+    def n_skipped(self) -> int:
+        """Unreadable images that were left out."""
+        return len({path for held in self._loaders.values() for path in held.loader.skipped})
+
+    def _load(self, tensors: Iterable[tuple[str, np.ndarray]], decayed: Collection[str]) -> float:
+        """Put a point into the network; return the squared norm of what is decayed."""
+        state = self._module.state_dict()
+        squares = []
+        for name, array in tensors:
+            target = state[name]
+            if name in decayed:
+                squares.append(float(np.vdot(array, array).real))
+            # Cast before the transfer: not every device has float64.
+            target.copy_(torch.from_numpy(np.asarray(array, order="C")).to(target.dtype))
+        return math.fsum(squares)
+
+    def _evaluate(self, name: str, on_images: Callable[[int], None] | None) -> Evaluation:
+        return evaluate(
+            {"point": self._module},
+            self._loaders[name],
+            amp=self._options.amp,
+            on_batch=on_images,
+        )
+
+    def _overflow(self, l2: float) -> PointScore:
+        nothing = math.nan
+        return PointScore(
+            train_loss=nothing,
+            l2=l2,
+            train_error=nothing,
+            test_loss=nothing,
+            test_error=nothing,
+            is_correct=np.zeros(len(self._images["val"]), np.bool_),
+        )
+
+    def _loader(self, name: str, device: torch.device) -> Loader:
+        options = self._options
+        if name == "bn":
+            return statistics_loader(
+                self._images[name],
+                self._preprocessing,
+                batch_size=options.batch_size,
+                device=device,
+                seed=options.seed,
+                augment=options.augment,
+                workers=options.workers,
+                skip_bad_images=options.skip_bad_images,
+                channels_last=options.channels_last,
+            )
+        return evaluation_loader(
+            self._images[name],
+            self._preprocessing,
+            batch_size=options.batch_size,
+            device=device,
+            workers=options.workers,
+            skip_bad_images=options.skip_bad_images,
+            channels_last=options.channels_last,
+        )
+
+    def _fits(self, device: torch.device) -> bool:
+        n_bytes = self.n_images * 3 * self._preprocessing.image_size**2 * BYTES_PER_NUMBER
+        n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        free = free_bytes(device) // (1 if device.type == "cuda" else n_processes)
+        return n_bytes <= free // 2
+
+
+class Held:
+    """The batches of a loader, kept from the first pass on if they are to be held.
+
+    Args:
+        loader: Where they come from.
+        hold: Whether they are kept, where the loader puts them.
+    """
+
+    def __init__(self, loader: Loader, *, hold: bool) -> None:
+        self.loader = loader
+        self._hold = hold
+        self._batches: list[Batch] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._batches is not None:
+            yield from self._batches
+            return
+        kept = []
+        for batch in self.loader:
+            if self._hold:
+                kept.append(batch)
+            yield batch
+        if self._hold:
+            self._batches = kept
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory that is free where images would be held."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    # macOS tells only how much there is in all.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,219 @@
+"""Scoring of many points: dealt to the ranks, kept as they come, shown as they go."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swa_tools.checkpoints import Checkpoint
+from swa_tools.data import ImageSet
+from swa_tools.distributed import Distributed
+from swa_tools.landscape.geometry import Tensors
+from swa_tools.landscape.numbers import check_numbers, write_numbers
+from swa_tools.landscape.points import FIELDS, SUFFIX, PointFile, PointScore
+from swa_tools.landscape.surface import Surface, SurfaceOptions
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A point to score.
+
+    Attributes:
+        name: Of the point, within its work.
+        tensors: Gives its state dict.
+        is_checkpoint: Whether it is a checkpoint itself, which must have a value.
+    """
+
+    name: str
+    tensors: Tensors
+    is_checkpoint: bool = False
+
+
+def _silent(_: int) -> Callable[[int], None]:
+    return lambda _: None
+
+
+def _ignore(_: str) -> None:
+    return
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Who is told how the work goes, on rank 0.
+
+    Attributes:
+        on_start: Called with the number of images that this rank will put through the network;
+            returns a function to call with those done.
+        on_notice: Called with a line for the user.
+    """
+
+    on_start: Callable[[int], Callable[[int], None]] = _silent
+    on_notice: Callable[[str], None] = _ignore
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """One piece of work: on what, how, by whom, and for which output.
+
+    Attributes:
+        output: The `.npz` to write; its description goes beside it, as does what is done meanwhile.
+        train: A folder's training images, their classes not mapped yet.
+        val: Its validation images.
+        options: How points are scored.
+        context: The ranks; each scores points of its own on all images.
+        listener: Who is told.
+        command: How to obtain the numbers again, for the description.
+        force: Whether existing outputs may be replaced, and points of an earlier try dropped.
+    """
+
+    output: Path
+    train: ImageSet
+    val: ImageSet
+    options: SurfaceOptions
+    context: Distributed
+    listener: Listener = dataclasses.field(default_factory=Listener)
+    command: str | None = None
+    force: bool = False
+
+    def check_output(self) -> None:
+        """Tell early whether the output could be written."""
+        check_numbers(self.output, force=self.force)
+
+    def open_surface(self, checkpoint: Path) -> Surface:
+        """Build the network that the checkpoint belongs to, on this rank's device."""
+        return Surface(
+            checkpoint,
+            train=self.train,
+            val=self.val,
+            options=self.options,
+            device=self.context.device,
+        )
+
+    def decayed(self, checkpoint: Checkpoint, names: Sequence[str]) -> frozenset[str]:
+        """Return the parameters that count for the L2 term."""
+        all_decayed = not self.options.no_decay_norm_bias
+        return frozenset(
+            name for name in names if all_decayed or len(checkpoint.tensors[name].shape) > 1
+        )
+
+    def score(
+        self,
+        points: Sequence[Point],
+        surface: Surface,
+        *,
+        decayed: frozenset[str],
+        task: Mapping[str, Any],
+    ) -> list[PointScore]:
+        """Score points, each on one rank, and return all scores on every rank, in their order.
+
+        Points that an earlier try, which was killed, has done are not done again.
+
+        Args:
+            points: In the order of the work.
+            surface: Of this rank.
+            decayed: From `decayed`.
+            task: What the points are, as JSON values.
+
+        Raises:
+            SwaToolsError: As `Surface.score`, `PointFile`.
+        """
+        task = {**task, **surface.describe()}
+        context, path = self.context, self._points_path
+        done: dict[str, PointScore] = {}
+        if context.is_main:
+            if self.force:
+                path.unlink(missing_ok=True)
+            done = self._begin(path, task).done
+        done = context.broadcast(done)
+        file = self._begin(path, task)  # on the disk of another machine it may be missing
+        left = [point for point in points if point.name not in done]
+        mine = left[context.rank :: context.world_size]
+        if context.is_main:
+            self._tell(n_points=len(points), n_left=len(left), surface=surface)
+        start = self.listener.on_start if context.is_main else _silent
+        on_images = start(len(mine) * surface.n_images)
+        scores = {}
+        for point in mine:
+            scores[point.name] = surface.score(
+                point.tensors(),
+                decayed=decayed,
+                allow_overflow=not point.is_checkpoint,
+                on_images=on_images,
+            )
+            file.add(point.name, scores[point.name])
+        for part in context.gather(scores):
+            done.update(part)
+        if surface.n_skipped and context.is_main:
+            self.listener.on_notice(f"{surface.n_skipped} unreadable images were left out")
+        return [done[point.name] for point in points]
+
+    def write(
+        self,
+        kind: str,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        description: Mapping[str, Any],
+        surface: Surface,
+    ) -> None:
+        """Write the numbers on rank 0 and remove the file of points: they are in the output now."""
+        if not self.context.is_main:
+            return
+        write_numbers(
+            self.output,
+            kind=kind,
+            arrays=arrays,
+            description={
+                "command": self.command,
+                **description,
+                **surface.describe(),
+                "device": str(self.context.device),
+            },
+            force=self.force,
+        )
+        self._points_path.unlink(missing_ok=True)
+
+    @property
+    def _points_path(self) -> Path:
+        return self.output.with_name(self.output.name + SUFFIX)
+
+    @staticmethod
+    def _begin(path: Path, task: Mapping[str, Any]) -> PointFile:
+        file = PointFile(path, task)
+        file.begin()
+        return file
+
+    def _tell(self, *, n_points: int, n_left: int, surface: Surface) -> None:
+        if n_left < n_points:
+            self.listener.on_notice(
+                f"{self._points_path}: {n_points - n_left} of {n_points} points are done already"
+            )
+        if surface.has_batchnorm and not self.options.bn_samples:
+            self.listener.on_notice(
+                "--bn-samples 0: every point has the BatchNorm statistics of the first checkpoint,"
+                " so the picture is wrong everywhere else"
+            )
+
+
+def arrays_of(scores: Sequence[PointScore], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return scores as arrays of a shape, `train_objective` (loss and L2 term) among them."""
+    arrays: dict[str, np.ndarray] = {
+        name: np.array([getattr(score, name) for score in scores]).reshape(shape) for name in FIELDS
+    }
+    arrays["train_objective"] = arrays["train_loss"] + arrays["l2"]
+    bits = np.stack([np.packbits(score.is_correct) for score in scores])
+    arrays["is_correct_bits"] = bits.reshape(*shape, -1)
+    return arrays
+
+
+def describe_checkpoints(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
+    """Return name, content digest and kind of each; reads all bytes."""
+    return [
+        {
+            "name": checkpoint.name,
+            "digest": checkpoint.digest(),
+            "kind": checkpoint.metadata.kind if checkpoint.metadata else "checkpoint",
+        }
+        for checkpoint in checkpoints
+    ]
