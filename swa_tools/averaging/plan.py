@@ -98,6 +98,9 @@ def plan_average(
     """
     if not checkpoints:
         raise CheckpointError("nothing to average: no checkpoint was given")
+    allowed = [name for name, info in DTYPES.items() if info.averaged and name != "C64"]
+    if dtype is not None and dtype not in allowed:
+        raise CheckpointError(f"--dtype {dtype}: expected one of {', '.join(allowed)}")
     first = checkpoints[0]
     if not first.tensors:
         raise CheckpointError(f"{first.path}: there are no tensors in it")

@@ -92,6 +92,8 @@ class PickledFile:
 
     def _bytes_of(self, name: str) -> torch.Tensor:
         tensor = self._state_dict[name]
+        if tensor.numel() == 0:
+            return torch.empty(0, dtype=torch.uint8)
         if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
             return tensor.reshape(-1).view(torch.uint8)
         with self._lock:  # a channels_last tensor is laid out once, not once for every block of it

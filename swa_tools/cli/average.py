@@ -1,14 +1,28 @@
 """`swa-tools average`."""
 
 import dataclasses
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.options import checkpoints_argument, force_option, json_option
+from swa_tools.cli.options import (
+    NumberList,
+    checkpoints_argument,
+    data_options,
+    force_option,
+    json_option,
+    model_options,
+    results_option,
+    seed_option,
+)
 from swa_tools.cli.output import notice, print_json, print_table, progress
+from swa_tools.cli.passes import bn_options, pass_options
+from swa_tools.cli.sections import SectionedCommand
+from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.errors import SwaToolsError
 
 if TYPE_CHECKING:
@@ -18,27 +32,21 @@ START_FILE = "start.safetensors"
 COUNT = click.IntRange(min=1)
 
 
-class NumberList(click.ParamType[tuple[float, ...]]):
-    """Numbers separated by commas."""
-
-    name = "numbers"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        """Return the numbers; fail with a usage error where one is none."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"expected numbers separated by commas, found {value!r}", param, ctx)
+SECTIONS = {
+    "Which checkpoints": "every first last top metric lowest include_init",
+    "How": "weights ema interpolate allow_negative running dtype allow_nonfinite",
+    "BatchNorm and scores, with images": "data train_dir val_dir dataset estimator n_samples"
+    " augment train_mode batch_size device workers amp channels_last skip_bad_images seed results",
+    "Files of other tools": "model model_kwargs num_classes image_size entry",
+}
 
 
 @click.command(
+    cls=SectionedCommand,
+    sections=SECTIONS,
     epilog="\b\nExamples:\n"
-    "  swa-tools average run -o swa.safetensors\n"
-    "  swa-tools average 'epoch-*.pth' --last 5 -o averaged.safetensors"
+    "  swa-tools average run --data imagenet -o swa.safetensors\n"
+    "  swa-tools average 'epoch-*.pth' --last 5 -o averaged.safetensors",
 )
 @checkpoints_argument
 @click.option("-o", "--output", metavar="FILE", help="Safetensors file; DIR/ for a model folder.")
@@ -55,10 +63,15 @@ class NumberList(click.ParamType[tuple[float, ...]]):
 @click.option("--include-init", is_flag=True, help="Count the run's starting point once, too.")
 @click.option("--running", is_flag=True, help="Averages of the first n and last n, into a folder.")
 @click.option("--dtype", metavar="DTYPE", help="Write this dtype: F32, BF16, F16, …")
-@click.option("--entry", metavar="KEY", help="Which weights to take from a pickled file.")
 @click.option("--allow-nonfinite", is_flag=True, help="Let NaN and Inf pass.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and stop.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what will be done, then do it.")
+@data_options
+@bn_options
+@pass_options
+@model_options
+@seed_option
+@results_option
 @force_option
 @json_option
 def command(
@@ -82,13 +95,17 @@ def command(
     allow_nonfinite: bool,
     only_plan: bool,
     verbose: bool,
+    results: Path | None,
     force: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Average checkpoints, streaming, in constant memory.
 
     CHECKPOINT is a file (safetensors, a sharded index, .pth, .ckpt, …), a model folder, a run
-    directory (its captures) or a quoted glob. A file that is there twice counts once.
+    directory (its captures) or a quoted glob. A file that is there twice counts once. With --data
+    the average's BatchNorm statistics are recomputed on the training images, and it is scored on
+    the validation images, in one go.
     """
     from swa_tools.averaging import (
         AverageOptions,
@@ -118,18 +135,33 @@ def command(
     if only_plan or output is None:
         return
     options = AverageOptions(dtype=dtype, entry=entry, allow_nonfinite=allow_nonfinite, force=force)
+    if given["data"] or given["train_dir"] or given["val_dir"]:
+        if running or output.endswith("/"):
+            raise click.UsageError("With --data the output is one file.")
+        average_recompute_evaluate(
+            paths,
+            Path(output),
+            {**given, "entry": entry},
+            options=options,
+            results=results,
+            command_line=shlex.join(["swa-tools", *sys.argv[1:]]),
+            as_json=as_json,
+            weighting=weighting,
+            include_init=include_init,
+        )
+        return
     n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     with progress("averaging", n_bytes or None, unit="bytes") as advance:
         options = dataclasses.replace(options, on_bytes=advance)
         if running:
-            results = average_running(paths, output, options=options)
+            written = average_running(paths, output, options=options)
         else:
-            results = [
+            written = [
                 average_checkpoints(
                     paths, output, weighting=weighting, include_init=include_init, options=options
                 )
             ]
-    _print_results(results, as_json=as_json)
+    _print_results(written, as_json=as_json)
 
 
 def _weighting(

@@ -26,6 +26,7 @@ MODEL = "timm/lcnet_035"
 IMAGE_SIZE = 32
 N_TRAIN = 900
 BATCH_SIZE = 50
+MIN_CROP_AREA = 0.5
 BUDGET_EPOCHS = 32
 START_EPOCHS = 24
 SWA_EPOCHS = BUDGET_EPOCHS - START_EPOCHS
@@ -99,6 +100,7 @@ def run_demo(output: Path, *, seed: int = 0, force: bool = False) -> DemoResult:
         output=output / "start",
         epochs=START_EPOCHS,
         batch_size=BATCH_SIZE,
+        min_crop_area=MIN_CROP_AREA,
         schedule=ScheduleOptions(schedule="anneal", lr_max=LR_SGD, budget_epochs=BUDGET_EPOCHS),
         workers=0,  # for images this small a worker costs more than it brings
         seed=seed,

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from swa_tools.cli.average import NumberList
 from swa_tools.cli.options import (
     PATH,
     KeyValue,
+    NumberList,
     amp_option,
     batch_size_option,
     device_option,
@@ -40,7 +40,7 @@ EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 SECTIONS = {
     "Model": "checkpoint entry from_run pretrained new_head image_size model_kwargs drop_path",
-    "Images": "data train_dir val_dir workers skip_bad_images synthetic_data",
+    "Images": "data train_dir val_dir workers skip_bad_images synthetic_data min_crop_area",
     "Learning rate": "epochs schedule lr_max lr_min cycle_epochs cycle_steps budget_epochs"
     " start_epoch milestones gamma",
     "Optimizer": "batch_size accumulate optimizer momentum nesterov weight_decay"
@@ -175,6 +175,13 @@ def _read_resumed(ctx: click.Context, _: click.Parameter, run: Path | None) -> P
 )
 @click.option("--no-decay-norm-bias", is_flag=True, help="No weight decay on norms and biases.")
 @click.option("--clip-grad", type=POSITIVE, help="Largest norm of the gradients.")
+@click.option(
+    "--min-crop-area",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=DEFAULTS.min_crop_area,
+    show_default=True,
+    help="Smallest random crop, as a part of the image; more for small or centred objects.",
+)
 @click.option("--label-smoothing", type=SHARE, default=DEFAULTS.label_smoothing, show_default=True)
 @click.option("--ema", type=SHARE, metavar="DECAY", help="Keep a moving average, too (RUN/ema/).")
 @device_option

@@ -12,7 +12,7 @@ from swa_tools.checkpoints import Preprocessing
 from swa_tools.data.images import ImageSet
 from swa_tools.data.pipeline import Batch, Pipeline
 from swa_tools.data.random_numbers import permutation
-from swa_tools.data.views import EvaluationView, TrainingView
+from swa_tools.data.views import MIN_AREA, EvaluationView, TrainingView
 from swa_tools.data.workers import default_workers
 from swa_tools.errors import DataError
 
@@ -206,6 +206,7 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     channels_last: bool = False,
+    min_area: float = MIN_AREA,
 ) -> TrainingLoader:
     """Load shuffled and augmented images, epoch by epoch.
 
@@ -224,6 +225,7 @@ def training_loader(
         rank: Of this process.
         world_size: Number of processes.
         channels_last: Whether batches lie in memory as `(N, H, W, 3)`.
+        min_area: Smallest random crop, as a part of the image's area.
 
     Raises:
         DataError: The batch size is below 1 or no multiple of `world_size`, or there are fewer
@@ -248,7 +250,7 @@ def training_loader(
 
     pipeline = Pipeline(
         images,
-        _training_view(preprocessing, seed),
+        _training_view(preprocessing, seed, min_area=min_area),
         preprocessing=preprocessing,
         device=device,
         workers=_n_workers(workers, device, n_batches=steps_per_epoch),
@@ -258,9 +260,14 @@ def training_loader(
     return TrainingLoader(pipeline, batches_of, steps_per_epoch=steps_per_epoch)
 
 
-def _training_view(preprocessing: Preprocessing, seed: int) -> TrainingView:
+def _training_view(
+    preprocessing: Preprocessing, seed: int, *, min_area: float = MIN_AREA
+) -> TrainingView:
     return TrainingView(
-        image_size=preprocessing.image_size, interpolation=preprocessing.interpolation, seed=seed
+        image_size=preprocessing.image_size,
+        interpolation=preprocessing.interpolation,
+        seed=seed,
+        min_area=min_area,
     )
 
 

@@ -18,9 +18,11 @@ from torchvision.transforms import InterpolationMode
 from swa_tools.checkpoints import Preprocessing
 from swa_tools.data.random_numbers import AUGMENT, generator
 
-AREA = (0.08, 1.0)
+MIN_AREA = 0.08
+"""Area of the smallest random crop, as a part of the image's (Inception's augmentation)."""
+
 ASPECT = (3 / 4, 4 / 3)
-"""Of a random crop: area as a part of the image's, width by height (Inception's augmentation)."""
+"""Width by height of a random crop."""
 
 ATTEMPTS = 10
 
@@ -66,17 +68,21 @@ class TrainingView:
         image_size: Height and width of the view, in pixels.
         interpolation: `bilinear`; anything else is taken for `bicubic`.
         seed: Of the augmentation.
+        min_area: Smallest crop, as a part of the image's area.
     """
 
     image_size: int
     interpolation: str
     seed: int
+    min_area: float = MIN_AREA
 
     def __call__(self, image: Image.Image, *, epoch: int, index: int) -> torch.Tensor:
         """Return the view of an image of any mode and size."""
         random = generator(self.seed, AUGMENT, epoch=epoch, index=index)
         full_width, full_height = image.size
-        top, left, height, width = random_crop(full_height, full_width, random)
+        top, left, height, width = random_crop(
+            full_height, full_width, random, min_area=self.min_area
+        )
         is_flipped = random.random() < 0.5
 
         ratio = min(height, width) / self.image_size
@@ -96,14 +102,16 @@ class TrainingView:
         return (view.flip(3) if is_flipped else view)[0].permute(1, 2, 0)
 
 
-def random_crop(height: int, width: int, random: np.random.Generator) -> tuple[int, int, int, int]:
+def random_crop(
+    height: int, width: int, random: np.random.Generator, *, min_area: float = MIN_AREA
+) -> tuple[int, int, int, int]:
     """Draw the (top, left, height, width) of a crop, as torchvision's RandomResizedCrop does.
 
-    Area uniform in `AREA`, logarithm of the aspect ratio uniform in `ASPECT`; after `ATTEMPTS` that
-    do not fit, the largest crop in the middle whose aspect ratio is in `ASPECT`.
+    Area uniform from `min_area` to 1, logarithm of the aspect ratio uniform in `ASPECT`; after
+    `ATTEMPTS` that do not fit, the largest crop in the middle whose aspect ratio is in `ASPECT`.
     """
     for _ in range(ATTEMPTS):
-        area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * random.random())
+        area = height * width * (min_area + (1 - min_area) * random.random())
         low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
         ratio = math.exp(low + (high - low) * random.random())
         crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))

@@ -24,7 +24,11 @@ MOST_WORKERS_GPU, MOST_WORKERS_CPU = 16, 4
 
 
 class View(Protocol):
-    """Turns an opened image into uint8 pixels `(H, W, 3)`, of the same size for all images."""
+    """Turns an opened image into uint8 pixels `(image_size, image_size, 3)`."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width, in pixels."""
 
     def __call__(self, image: Image.Image, *, epoch: int, index: int) -> torch.Tensor:
         """Return the pixels."""
@@ -89,10 +93,14 @@ class Decoder(Dataset[Decoded]):
                     good.append(index)
         return Decoded(
             # In a worker this puts them into shared memory at once.
-            pixels=default_collate(views) if views else torch.empty(0, dtype=torch.uint8),
+            pixels=default_collate(views) if views else self._nothing(),
             indices=torch.tensor(good, dtype=torch.int64),
             bad=tuple(bad),
         )
+
+    def _nothing(self) -> torch.Tensor:
+        size = self.view.image_size
+        return torch.empty((0, size, size, 3), dtype=torch.uint8)
 
 
 class DecodingPool:

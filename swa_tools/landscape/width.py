@@ -123,10 +123,10 @@ def segment_widths(
 
     Returns:
         `train_minimum` and `test_minimum`: signed distances; `shift`: of the test error's from the
-        train loss's, with its interval over the images; `sides`: for each growth of the error, how
-        far its lowest point is from where it has grown so much, away from the conventionally
-        trained weights and toward them; `asymmetry`: the difference of the two over their sum,
-        positive if the side away from them is the flatter one.
+        train loss's, with its interval over the images; `sides`: for each growth, how far from the
+        average the error has grown so much, `away` from the conventionally trained weights and
+        `toward` them, and `asymmetry`, the difference of the two over their sum: positive if the
+        error rises faster toward the other.
     """
     errors = 100 * (1 - np.mean(is_correct, axis=1))
     train = float(positions[int(np.nanargmin(objective))])
@@ -166,10 +166,10 @@ def _resampled_errors(is_correct: npt.NDArray[np.bool_], *, seed: int) -> Array:
 
 
 def _sides(positions: Array, errors: Array, growth: float) -> dict[str, Any]:
-    middle = lowest(errors)
-    level = float(errors[middle]) + growth
-    away = crossing(positions[middle] - positions[middle::-1], errors[middle::-1], level)
-    toward = crossing(positions[middle:] - positions[middle], errors[middle:], level)
+    swa = int(np.argmin(np.abs(positions)))
+    level = float(errors[swa]) + growth
+    away = crossing(-positions[swa::-1], errors[swa::-1], level)
+    toward = crossing(positions[swa:], errors[swa:], level)
     both = math.isfinite(away) and math.isfinite(toward)
     return {
         "away": _finite(away),

@@ -36,7 +36,8 @@ def build(request: Request) -> BuiltModel:
     if not is_elsewhere:
         _check_name(request.name, timm_name)
     name, kwargs = request.name, dict(request.kwargs)
-    outputs: dict[str, Any] = {} if request.num_classes is None else {"num_classes": request.num_classes}
+    n_wanted = request.num_classes
+    outputs: dict[str, Any] = {} if n_wanted is None else {"num_classes": n_wanted}
     with clear_errors(request):
         module: Any = timm.create_model(
             timm_name, pretrained=request.pretrained, **outputs, **kwargs

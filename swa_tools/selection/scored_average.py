@@ -6,17 +6,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
 
-from swa_tools.averaging import AverageOptions, Weighting, average_checkpoints
-from swa_tools.batchnorm import BnOptions, BnReport, recompute
-from swa_tools.checkpoints import CheckpointMetadata, check_output
+from swa_tools.averaging import AverageOptions, AverageResult, Weighting, average_checkpoints
+from swa_tools.batchnorm import BnOptions, Recomputation, update_checkpoint
+from swa_tools.checkpoints import check_output
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.evaluation import CheckpointScores, EvaluationOptions, evaluate_checkpoints
-from swa_tools.models import load_checkpoint, save_state_dict
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""From a stage's name and the images of it to a context, which gives a function to call with the
+images done since its last call."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +24,13 @@ class ScoredAverage:
     """An average that was made ready for use.
 
     Attributes:
-        path: The file.
-        metadata: What it says of itself.
-        bn: What the recompute of BatchNorm did.
-        scores: Of this one file, on the validation images.
+        average: What was averaged; None on the ranks that did not do it.
+        recomputation: What the recompute of BatchNorm did.
+        scores: Of the output alone, on the validation images.
     """
 
-    path: Path
-    metadata: CheckpointMetadata
-    bn: BnReport
+    average: AverageResult | None
+    recomputation: Recomputation
     scores: CheckpointScores
 
 
@@ -66,58 +64,46 @@ def average_and_score(
         evaluation: How the average is scored, and which model it belongs to where the checkpoints
             do not say it.
         context: The processes that share the work.
-        watch: Called with the name of a stage and its number of images; a context in which a
-            function is called with the images done since its last call.
+        watch: Shows how far each stage is.
 
     Raises:
-        SwaToolsError: As the three stages do.
+        SwaToolsError: As the three stages do; nothing is written unless two of them are done.
     """
     watch = watch or _unwatched
     check_output(output, force=average.force)
+    result = None
     with _shared_folder(output.parent, context) as folder:
         stale = folder / output.name
         if context.is_main:
-            average_checkpoints(
+            result = average_checkpoints(
                 paths, stale, weighting=weighting, include_init=include_init, options=average
             )
         context.barrier()
-        built, metadata = load_checkpoint(
-            stale,
-            model=evaluation.model,
-            kwargs=evaluation.model_kwargs,
-            num_classes=evaluation.num_classes,
-            image_size=evaluation.image_size,
-        )
-    module = built.module.to(context.device)
-    with watch("recomputing BatchNorm", bn.n_samples or len(train)) as on_batch:
-        recomputation = recompute(
-            [module],
-            train,
-            preprocessing=built.preprocessing,
-            options=bn,
-            context=context,
-            on_batch=on_batch,
-        )
-    described = dataclasses.replace(
-        cast("CheckpointMetadata", metadata),
-        model=built.info,
-        preprocessing=built.preprocessing,
-        bn=recomputation.bn,
-    )
-    if context.is_main:
-        save_state_dict(output, module.state_dict(), described, force=average.force)
-    context.barrier()
-    with watch("evaluating", len(val)) as on_batch:
+        with watch("recomputing BatchNorm", min(bn.n_samples or len(train), len(train))) as done:
+            recomputation = update_checkpoint(
+                stale,
+                output,
+                train,
+                options=bn,
+                context=context,
+                model=evaluation.model,
+                model_kwargs=evaluation.model_kwargs,
+                num_classes=evaluation.num_classes,
+                image_size=evaluation.image_size,
+                force=average.force,
+                on_batch=done,
+            )
+    with watch("evaluating", len(val)) as done:
+        # The weights are in a safetensors file of ours by now, which has no entries.
+        evaluation = dataclasses.replace(evaluation, entry=None)
         scores = evaluate_checkpoints(
-            [output], val, options=evaluation, context=context, on_batch=on_batch
+            [output], val, options=evaluation, context=context, on_batch=done
         )
-    return ScoredAverage(
-        path=output, metadata=described, bn=recomputation.reports[0], scores=scores
-    )
+    return ScoredAverage(average=result, recomputation=recomputation, scores=scores)
 
 
 def _unwatched(_stage: str, _n_images: int) -> AbstractContextManager[Callable[[int], None]]:
-    return contextlib.nullcontext(lambda _n: None)
+    return contextlib.nullcontext(lambda _: None)
 
 
 @contextlib.contextmanager
@@ -127,6 +113,6 @@ def _shared_folder(parent: Path, context: Distributed) -> Iterator[Path]:
         folder = None
         if context.is_main:
             temporary = tempfile.TemporaryDirectory(prefix=".swa-tools-", dir=parent)
-            folder = Path(stack.enter_context(temporary))
+            folder = stack.enter_context(temporary)
         yield Path(context.broadcast(str(folder)))
         context.barrier()

@@ -59,6 +59,7 @@ class FinetuneOptions:
         accumulate: Pieces that a rank's share of the batch is computed in, one after another.
         schedule: The learning rate.
         optimizer: The update.
+        min_crop_area: Smallest random crop of the augmentation, as a part of the image's area.
         label_smoothing: Of the cross entropy.
         ema: Decay of an exponential moving average of the weights, updated each step.
         amp: Mixed precision; `auto` is bf16 on GPUs that have it, else off.
@@ -101,6 +102,7 @@ class FinetuneOptions:
     accumulate: int = 1
     schedule: ScheduleOptions = dataclasses.field(default_factory=ScheduleOptions)
     optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
+    min_crop_area: float = 0.08
     label_smoothing: float = 0.0
     ema: float | None = None
 

@@ -153,6 +153,7 @@ def _training_loader(options: FinetuneOptions, start: Start, context: Distribute
         preprocessing,
         workers=options.workers,
         skip_bad_images=options.skip_bad_images,
+        min_area=options.min_crop_area,
         **shared,
     )
 
@@ -193,6 +194,7 @@ def _plan(
 _SETTINGS = (
     *("model", "model_kwargs", "image_size", "pretrained", "checkpoint", "entry", "from_run"),
     *("new_head", "drop_path", "synthetic_data", "batch_size", "seed", "label_smoothing", "ema"),
+    "min_crop_area",
     *("optimizer", "momentum", "nesterov", "weight_decay", "no_decay_norm_bias", "clip_grad"),
 )
 """The options that a resumed run must have in common with the run before."""

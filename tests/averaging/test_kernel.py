@@ -77,8 +77,12 @@ def expected(arrays, dtype, factors=None):
         total = total + as_float64(array) * factor
     mean = torch.from_numpy(total / np.float64(sum(factors)))
     if dtype == "C64":
-        mean = torch.view_as_complex(mean.reshape(-1, 2).contiguous())
-    return mean.to(TORCH[dtype]).view(torch.uint8).numpy().tobytes()
+        mean = torch.view_as_complex(mean.reshape(-1, 2))
+    return torch_bytes(mean.to(TORCH[dtype]))
+
+
+def torch_bytes(tensor):
+    return tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
 def as_bytes(array):
@@ -110,9 +114,11 @@ def test_average_over_several_blocks(checkpoints, average, dtype, n_elements):
 
 
 def all_codes(dtype):
+    """Return every number that a narrow dtype can hold."""
     width = np.uint16 if np.dtype(NUMPY[dtype]).itemsize == 2 else np.uint8
     codes = np.arange(np.iinfo(width).max + 1).astype(width).view(NUMPY[dtype])
-    return codes[np.isfinite(codes)]
+    with np.errstate(invalid="ignore"):
+        return codes[np.isfinite(codes)]
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", *FLOAT8])
@@ -125,14 +131,11 @@ def test_average_of_one_checkpoint_is_itself_for_every_code(checkpoints, average
 @pytest.mark.parametrize("target", REAL)
 def test_every_16_bit_code_is_converted_as_torch_does(checkpoints, average, dtype, target):
     codes = all_codes(dtype)
-    found = average(checkpoints({"w": codes}), dtype=target, allow_nonfinite=True)["w"]
-    bits = torch.from_numpy(codes.view(np.int16)).view(TORCH[dtype])
-    reference = bits.to(torch.float64).to(TORCH[target])
-    same = torch.from_numpy(found.view(np.uint8)).view(TORCH[target]).to(torch.float64)
-    np.testing.assert_array_equal(same, reference.to(torch.float64))
-    assert as_bytes(found[np.isfinite(found)]) == as_bytes(
-        reference.view(torch.uint8).numpy().view(NUMPY[target])[np.isfinite(found)]
-    )
+    largest = float(ml_dtypes.finfo(NUMPY[target]).max)
+    codes = codes[np.abs(codes.astype(np.float64)) <= largest]
+    found = average(checkpoints({"w": codes}), dtype=target)["w"]
+    reference = torch.from_numpy(codes.astype(np.float64)).to(TORCH[target])
+    assert as_bytes(found) == torch_bytes(reference)
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])

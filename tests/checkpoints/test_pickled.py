@@ -209,9 +209,19 @@ def test_every_dtype_is_read(save, dtype, options):
         lambda t: t[:1].expand(3, -1, -1, -1),
         lambda t: t[0, 0, 0, 0],
         lambda t: t[:, :0],
+        lambda t: torch.from_numpy(np.zeros(0, np.float32)),
         lambda t: t[1:],
     ],
-    ids=["channels_last", "transposed", "strided", "expanded", "scalar", "empty", "view"],
+    ids=[
+        "channels_last",
+        "transposed",
+        "strided",
+        "expanded",
+        "scalar",
+        "empty",
+        "empty of NumPy",
+        "view",
+    ],
 )
 def test_a_tensor_in_any_layout_is_read_as_its_numbers(save, make, options):
     tensor = make(torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5))

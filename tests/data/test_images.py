@@ -32,15 +32,21 @@ def make_set(counts):
 def test_images_are_those_of_torchvisions_image_folder_in_its_order(image_folder):
     images = open_images(image_folder / "train")
     reference = torchvision.datasets.ImageFolder(image_folder / "train")
-    assert [(str(images.root / path), target) for path, target in zip(images.paths, images.targets)] == [
-        (path, target) for path, target in reference.samples
-    ]
+    found = [str(images.root / path) for path in images.paths]
+    assert list(zip(found, images.targets, strict=True)) == reference.samples
     assert list(images.classes) == reference.classes
     assert images.outputs == (0, 1, 2)
 
 
 def test_nested_folders_belong_to_their_class_and_hidden_files_to_none(tmp_path):
-    for name in ("a/deep/er/1.jpg", "a/2.JPEG", "b/3.png", "b/._3.png", ".cache/4.png", "b/notes.txt"):
+    for name in (
+        "a/deep/er/1.jpg",
+        "a/2.JPEG",
+        "b/3.png",
+        "b/._3.png",
+        ".cache/4.png",
+        "b/notes.txt",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     images = open_images(tmp_path)
@@ -113,7 +119,9 @@ def test_splits_are_found_by_name_or_given(tmp_path):
 
 def test_split_that_is_not_there_is_an_error_that_says_what_is(tmp_path):
     (tmp_path / "training").mkdir()
-    with pytest.raises(DataError, match=r"expected a folder train/ in it, found training/; --train-dir"):
+    with pytest.raises(
+        DataError, match=r"expected a folder train/ in it, found training/; --train-dir"
+    ):
         find_split("train", data=tmp_path, directory=None)
     with pytest.raises(DataError, match=r"val/ or validation/ in it"):
         find_split("val", data=tmp_path, directory=None)

@@ -1,5 +1,4 @@
 import numpy as np
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,11 +24,3 @@ def test_streams_of_different_uses_epochs_images_and_seeds_differ():
 def test_streams_of_neighbouring_images_do_not_overlap():
     draws = [generator(0, AUGMENT, index=index).random(1000) for index in range(20)]
     assert len(np.unique(np.concatenate(draws))) == 20_000
-
-
-def test_global_generators_are_left_alone():
-    np.random.seed(0)
-    numpy_state, torch_state = np.random.get_state()[1].tolist(), torch.get_rng_state()
-    permutation(100, 0)
-    assert np.random.get_state()[1].tolist() == numpy_state
-    assert torch.equal(torch.get_rng_state(), torch_state)

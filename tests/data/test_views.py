@@ -30,7 +30,9 @@ def evaluated(path, preprocessing, *, channels_last=False):
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("name", ["mobilenet_v2:IMAGENET1K_V1", "resnet50:IMAGENET1K_V2", "regnet_y_400mf"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2:IMAGENET1K_V1", "resnet50:IMAGENET1K_V2", "regnet_y_400mf"]
+)
 def test_evaluation_is_torchvisions_own_to_the_bit(odd_images, name, channels_last):
     architecture, _, tag = name.partition(":")
     weights = torchvision.models.get_model_weights(architecture)[tag or "DEFAULT"]

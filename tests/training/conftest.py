@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from swa_tools.training.options import FinetuneOptions
+
 NURSERY = textwrap.dedent("""
     import json, os, signal, sys
     import torch
@@ -168,3 +170,26 @@ def _files(run: Path):
 def files():
     """The bytes of a run's files, but for those that hold times or the command line."""
     return _files
+
+
+@pytest.fixture
+def options(photos, tmp_path):
+    """Options of the small run, with changes."""
+
+    def make(**changes):
+        fields = {
+            "model": "timm/test_efficientnet",
+            "pretrained": False,
+            "new_head": True,
+            "image_size": 32,
+            "data": photos,
+            "workers": 0,
+            "device": "cpu",
+            "batch_size": 8,
+            "epochs": 2,
+            "log_every": 2,
+            "output": tmp_path / "run",
+        }
+        return FinetuneOptions(**(fields | changes))
+
+    return make

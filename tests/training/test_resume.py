@@ -1,4 +1,3 @@
-import os
 import random
 import resource
 import signal
@@ -97,27 +96,6 @@ def same_state(left, right):
     assert (a.step, a.epoch_loss, a.metrics_bytes) == (b.step, b.epoch_loss, b.metrics_bytes)
 
 
-def survive(nursery, recipe, run, moments, **environment):
-    """Kill a run at these moments, in seconds after it began or was resumed, then let it end."""
-    arguments = (*recipe, "--resume-every", "2steps", "--resume-if-exists", "-o", run)
-    n_killed = 0
-    for moment in moments:
-        process = nursery.start(*arguments, **environment)
-        time.sleep(moment)
-        process.kill()
-        n_killed += process.wait() == -signal.SIGKILL
-    status, output = nursery.run(*arguments, **environment)
-    assert status == 0, output
-    return n_killed
-
-
-def duration_of(nursery, arguments):
-    start = time.monotonic()
-    status, output = nursery.run(*arguments)
-    assert status == 0, output
-    return time.monotonic() - start
-
-
 EXTRAS = ("--ema", 0.9, "--drop-path", 0.2, "--validate-every", "4steps", "--workers", 1)
 
 
@@ -125,12 +103,24 @@ EXTRAS = ("--ema", 0.9, "--drop-path", 0.2, "--validate-every", "4steps", "--wor
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
     nursery, recipe, files, tmp_path, n_kills, seed
 ):
-    recipe = (*recipe, *EXTRAS)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = (*recipe, "--resume-every", "2steps", "-o", whole)
-    seconds = duration_of(nursery, arguments)
-    draw = random.Random(seed)
-    n_killed = survive(nursery, recipe, killed, [draw.uniform(0, seconds) for _ in range(n_kills)])
-    assert n_killed >= 1
-    assert files(killed) == files(whole)
-    same_state(killed / "resume.pt", whole / "resume.pt")
+    arguments = (*recipe, *EXTRAS, "--resume-every", "2steps", "--resume-if-exists", "-o")
+    whole = tmp_path / "whole"
+    status, output = nursery.run(*arguments, whole)
+    assert status == 0, output
+
+    moments = random.Random(seed)
+    n_killed = n_runs = 0
+    while n_killed < n_kills:
+        n_runs += 1
+        run, ended = tmp_path / f"killed-{n_runs}", False
+        while not ended:
+            process = nursery.start(*arguments, run)
+            if n_killed < n_kills:
+                time.sleep(moments.uniform(0, 1))
+                process.kill()
+            status = process.wait()
+            ended = status == 0
+            assert ended or status == -signal.SIGKILL, process.output
+            n_killed += not ended
+        assert files(run) == files(whole)
+        same_state(run / "resume.pt", whole / "resume.pt")

@@ -1,0 +1,217 @@
+import dataclasses
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from swa_tools import __version__
+from swa_tools.batchnorm import BnOptions, recompute, update_bn, update_checkpoint
+from swa_tools.checkpoints import BnInfo, CheckpointMetadata, read_metadata
+from swa_tools.data import open_images, statistics_loader, subset
+from swa_tools.distributed import single_process
+from swa_tools.errors import DataError, OutputError, SwaToolsError
+from swa_tools.models import create_model, load_checkpoint, save_state_dict
+
+CPU = single_process("cpu")
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@pytest.fixture(scope="module")
+def images(image_folder):
+    return open_images(image_folder / "train")
+
+
+@pytest.fixture
+def built(tiny_model):
+    torch.manual_seed(0)
+    return create_model(tiny_model, num_classes=3, image_size=32)
+
+
+def options(**changes):
+    return BnOptions(**{"batch_size": 5, "workers": 0, "channels_last": False, **changes})
+
+
+def statistics_of(module):
+    return {
+        name: tensor.clone()
+        for name, tensor in module.state_dict().items()
+        if name.endswith(STATISTICS)
+    }
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_it_is_update_bn_over_the_statistics_loader(built, images, augment):
+    result = recompute(
+        [built.module],
+        images,
+        preprocessing=built.preprocessing,
+        options=options(augment=augment, seed=3, n_samples=16),
+        context=CPU,
+    )
+    found = statistics_of(built.module)
+    chosen = subset(images, 16, seed=3)
+    loader = statistics_loader(
+        chosen,
+        built.preprocessing,
+        batch_size=5,
+        device=CPU.device,
+        seed=3,
+        augment=augment,
+        workers=0,
+    )
+    # 16 images in batches of 5: the last of one joins the one before.
+    assert [len(batch.images) for batch in loader] == [5, 5, 6]
+    update_bn(built.module, loader)
+    for name, expected in statistics_of(built.module).items():
+        assert found[name].equal(expected), name
+    assert result.bn == BnInfo(
+        state="updated",
+        estimator="population",
+        n_samples=16,
+        batch_size=5,
+        augment=augment,
+        data_digest=chosen.digest(),
+    )
+    assert (result.reports[0].n_batches, result.n_skipped) == (3, 0)
+
+
+def test_it_does_not_depend_on_the_workers(built, images):
+    found = []
+    for workers in (0, 2):
+        recompute(
+            [built.module],
+            images,
+            preprocessing=built.preprocessing,
+            options=options(augment=True, workers=workers),
+            context=CPU,
+        )
+        found.append(statistics_of(built.module))
+    for name, expected in found[0].items():
+        assert found[1][name].equal(expected), name
+
+
+def test_a_model_without_batchnorm_has_no_state(built, images):
+    result = recompute(
+        [nn.Conv2d(3, 3, 1)],
+        images,
+        preprocessing=built.preprocessing,
+        options=options(),
+        context=CPU,
+    )
+    assert result.bn == BnInfo(state="none")
+    assert result.reports[0].notices() == [
+        "no BatchNorm statistics to recompute: no pass over the images"
+    ]
+
+
+def test_notices_name_what_was_left_alone():
+    layers = [nn.BatchNorm2d(3, momentum=0.0), nn.InstanceNorm2d(3, track_running_stats=True)]
+    report = update_bn(nn.Sequential(nn.BatchNorm2d(3), *layers), [torch.randn(4, 3, 2, 2)])
+    assert report.notices() == [
+        "1 frozen BatchNorm layers were left as they are",
+        "1 layers keep statistics but are no BatchNorm and were left as they are: 2",
+    ]
+
+
+def save_average(built, path, *, dtype=torch.float32):
+    metadata = CheckpointMetadata(
+        kind="average",
+        model=dataclasses.replace(built.info, classes=("blue", "green", "red")),
+        preprocessing=built.preprocessing,
+        bn=BnInfo(state="stale"),
+        swa_tools=__version__,
+    )
+    state_dict = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in built.module.state_dict().items()
+    }
+    save_state_dict(path, state_dict, metadata)
+
+
+def test_a_file_keeps_everything_but_its_statistics(built, images, tmp_path):
+    path, output = tmp_path / "average.safetensors", tmp_path / "swa.safetensors"
+    save_average(built, path, dtype=torch.bfloat16)
+    result = update_checkpoint(path, output, images, options=options(), context=CPU)
+    before, after = safetensors.torch.load_file(path), safetensors.torch.load_file(output)
+    loaded, metadata = load_checkpoint(path)
+    recompute(
+        [loaded.module],
+        images,
+        preprocessing=loaded.preprocessing,
+        options=options(),
+        context=CPU,
+    )
+    measured = statistics_of(loaded.module)
+    assert sorted(after) == sorted(before)
+    for name, tensor in after.items():
+        assert tensor.equal(measured[name] if name in measured else before[name]), name
+    # Half precision would round the statistics once more.
+    assert after["bn1.running_var"].dtype == torch.float32
+    assert after["conv1.0.weight"].dtype == torch.bfloat16
+    assert read_metadata(output) == dataclasses.replace(metadata, bn=result.bn)
+
+
+def test_the_same_input_gives_the_same_bytes(built, images, tmp_path):
+    path = tmp_path / "average.safetensors"
+    save_average(built, path)
+    outputs = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
+    for output in outputs:
+        update_checkpoint(path, output, images, options=options(augment=True), context=CPU)
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+def test_a_file_of_another_tool_gets_a_description(built, images, tiny_model, tmp_path):
+    path, output = tmp_path / "theirs.pth", tmp_path / "swa.safetensors"
+    torch.save({"state_dict": built.module.state_dict()}, path)
+    update_checkpoint(
+        path, output, images, options=options(), context=CPU, model=tiny_model, image_size=32
+    )
+    metadata = read_metadata(output)
+    assert (metadata.kind, metadata.bn.state) == ("checkpoint", "updated")
+    assert metadata.model.name == tiny_model
+    assert metadata.preprocessing.image_size == 32
+    assert load_checkpoint(output)[0].info.num_classes == 3
+
+
+def test_an_output_that_exists_is_refused_before_the_pass(built, images, tmp_path):
+    path = tmp_path / "average.safetensors"
+    save_average(built, path)
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="exists already"):
+        update_checkpoint(path, path, images, options=options(), context=CPU)
+    assert path.read_bytes() == before
+    update_checkpoint(path, path, images, options=options(), context=CPU, force=True)
+    assert read_metadata(path).bn.state == "updated"
+
+
+def test_images_that_cannot_be_read_leave_no_output(built, images, tmp_path):
+    path, output = tmp_path / "average.safetensors", tmp_path / "swa.safetensors"
+    save_average(built, path)
+    broken = dataclasses.replace(images, root=tmp_path, paths=("blue/none.JPEG", *images.paths[1:]))
+    (tmp_path / "blue").mkdir()
+    (tmp_path / "blue/none.JPEG").write_bytes(b"no image")
+
+    def open_one(name):
+        from PIL import Image
+
+        return Image.open((tmp_path if name == "blue/none.JPEG" else images.root) / name)
+
+    broken = dataclasses.replace(broken, open=open_one)
+    with pytest.raises(DataError, match=r"none\.JPEG"):
+        update_checkpoint(path, output, broken, options=options(), context=CPU)
+    assert not output.exists()
+    result = update_checkpoint(
+        path, output, broken, options=options(skip_bad_images=True), context=CPU
+    )
+    assert (result.n_skipped, result.bn.n_samples) == (1, len(images) - 1)
+
+
+def test_weights_that_are_not_finite_are_an_error_and_leave_no_output(built, images, tmp_path):
+    path, output = tmp_path / "average.safetensors", tmp_path / "swa.safetensors"
+    with torch.no_grad():
+        built.module.conv1[0].weight.fill_(torch.nan)
+    save_average(built, path)
+    with pytest.raises(SwaToolsError, match="not finite"):
+        update_checkpoint(path, output, images, options=options(), context=CPU)
+    assert not output.exists()

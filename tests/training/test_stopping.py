@@ -1,0 +1,129 @@
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from swa_tools.errors import TrainingError
+from swa_tools.records import read_records
+from swa_tools.training.interrupts import stop_signals
+from swa_tools.training.loop import finetune
+from swa_tools.training.progress import Listener
+from swa_tools.training.resume import load_resume_point
+from swa_tools.training.schedule_options import ScheduleOptions
+
+
+def send(number, *, at_step):
+    """A listener that sends this process a signal after a step."""
+
+    def on_progress(progress):
+        if progress.step == at_step:
+            os.kill(os.getpid(), number)
+
+    return Listener(on_progress=on_progress)
+
+
+def resumed(options, **changes):
+    return finetune(options(resume=True, **changes))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_the_run_within_two_steps_with_a_point_to_resume_from(options, number):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    result = finetune(options(), listener=send(number, at_step=4))
+    assert result.stopped_by == number
+    assert result.step == load_resume_point(result.run / "resume.pt").step == 5
+    assert [
+        signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    ] == handlers
+
+
+def test_a_stopped_and_resumed_run_ends_as_if_it_had_not_been(options, files, tmp_path):
+    whole = finetune(options(output=tmp_path / "whole"))
+    finetune(options(), listener=send(signal.SIGTERM, at_step=2))
+    finetune(options(resume=True), listener=send(signal.SIGUSR1, at_step=8))
+    result = resumed(options)
+    assert result.resumed_step == 9
+    assert files(result.run) == files(whole.run)
+
+
+def test_a_signal_in_a_validation_cuts_it_short_and_it_is_done_after_resuming(options, files):
+    def on_record(record):
+        if record.event == "epoch" and record.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    result = finetune(options(), listener=Listener(on_record=on_record))
+    assert result.stopped_by == signal.SIGTERM
+    metrics = result.run / "metrics.jsonl"
+    assert [r.step for r in read_records(metrics) if r.event == "evaluation"] == [0]
+    resumed(options)
+    assert [r.step for r in read_records(metrics) if r.event == "evaluation"] == [0, 6, 12]
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    with stop_signals() as stop, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_of_the_main_thread_no_handler_is_set():
+    def run():
+        with stop_signals() as stop:
+            numbers.append(stop.number)
+
+    numbers = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert numbers == [None]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
+)
+def test_exit_status_tells_the_signal_and_the_last_line_how_to_go_on(
+    nursery, recipe, tmp_path, number, status
+):
+    run = tmp_path / "run"
+    process = nursery.start(*recipe, "--epochs", 500, "-o", run)
+    while (
+        not (run / "metrics.jsonl").exists() or '"step"' not in (run / "metrics.jsonl").read_text()
+    ):
+        time.sleep(0.02)
+    process.kill(number)
+    assert process.wait() == status
+    last = process.output.splitlines()[-1]
+    assert last.startswith(f"stopped by {number.name} after step ")
+    assert last.endswith(f"swa-tools finetune --resume {run}")
+    assert "Traceback" not in process.output
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(options):
+    # The first epoch is harmless, the second is not.
+    explodes = ScheduleOptions(schedule="multistep", lr_max=1e-4, milestones=(1.0,), gamma=1e30)
+    with pytest.raises(TrainingError) as raised:
+        finetune(
+            options(
+                schedule=ScheduleOptions(
+                    **{
+                        f: getattr(explodes, f)
+                        for f in ("schedule", "lr_max", "milestones", "gamma")
+                    },
+                    cycle_epochs=1,
+                )
+            )
+        )
+    assert "the training loss is not finite" in str(raised.value)
+    assert "cycle-001.safetensors" in str(raised.value)
+    step = int(str(raised.value).split()[1])
+    assert 7 < step <= 12
+
+
+def test_a_loss_that_is_not_finite_is_ignored_on_request(options):
+    schedule = ScheduleOptions(schedule="constant", lr_max=1e30)
+    result = finetune(
+        options(schedule=schedule, allow_nonfinite=True, epochs=1, validate_every="never")
+    )
+    assert result.step == 6
