@@ -149,10 +149,23 @@ def _run_threads(
             thread.start()
         loop()
     finally:
-        for thread in threads:
-            thread.join()
+        stop.set()  # either nothing is left to take, or something failed
+        _join(threads)
     if errors:
         raise errors[0]
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    """Wait for all, through Ctrl-C too: none may write once its file is closed."""
+    interruption: BaseException | None = None
+    for thread in threads:
+        while thread.is_alive():
+            try:
+                thread.join()
+            except BaseException as error:
+                interruption = error
+    if interruption:
+        raise interruption
 
 
 class _Workspace:
@@ -262,7 +275,7 @@ class _Work:
         if self._running:
             total = _Sum(block, workspace)
             for i in range(self._last, 0, -1):
-                data = workspace.input(i)[: len(data)]
+                data = workspace.input(i)[: block.span(block.tensor.dtypes[i])[1]]
                 total.add(data, block.tensor.dtypes[i], self._plan.coefficients[i])
                 outputs.append(self._emit_mean(len(outputs), block, total, total.divisor))
         return sources, outputs

@@ -93,8 +93,9 @@ def iterate_running(
             for tensor in plan.tensors:
                 if tensor.action == "average":
                     array = checkpoint.read(tensor.name)
-                    numbers = array.view(np.float32) if tensor.output_dtype == "C64" else array
-                    sums[tensor.name] += numbers.reshape(-1).astype(np.float64)
+                    flat = array.reshape(-1)
+                    numbers = flat.view(np.float32) if tensor.output_dtype == "C64" else flat
+                    sums[tensor.name] += numbers.astype(np.float64)
                     mean = convert(sums[tensor.name] / n, tensor.output_dtype)
                     averages[tensor.name] = mean.view(array.dtype).reshape(array.shape)
                 else:

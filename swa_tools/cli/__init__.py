@@ -23,6 +23,10 @@ COMMANDS = (
     "update-bn",
     "evaluate",
     "inspect",
+    "plane",
+    "ray",
+    "segment",
+    "trajectory",
     "demo",
 )
 """In the order of the work."""

@@ -37,10 +37,19 @@ def check_numbers(path: Path, *, force: bool) -> None:
         check_output(output, force=force)
 
 
+def describe(kind: str, **values: Any) -> dict[str, Any]:
+    """Return the description of numbers.
+
+    Args:
+        kind: `plane`, `rays`, `segment` or `trajectory`.
+        values: JSON values: what was measured, on what, how.
+    """
+    return {"schema": SCHEMA, "kind": kind, "swa_tools": __version__, **values}
+
+
 def write_numbers(
     path: Path,
     *,
-    kind: str,
     arrays: Mapping[str, np.ndarray],
     description: Mapping[str, Any],
     force: bool = False,
@@ -49,16 +58,14 @@ def write_numbers(
 
     Args:
         path: The `.npz`; the description goes beside it.
-        kind: `plane`, `rays`, `segment` or `trajectory`.
         arrays: By name.
-        description: JSON values: what was measured, on what, how.
+        description: From `describe`.
         force: Whether existing files may be replaced.
 
     Raises:
         OutputError: A file exists and `force` is not set, or cannot be written.
     """
-    document = {"schema": SCHEMA, "kind": kind, "swa_tools": __version__, **description}
-    text = json.dumps(document, indent=2, allow_nan=False)
+    text = json.dumps(description, indent=2, allow_nan=False)
     members: dict[str, Any] = {**arrays, "description": np.array(text)}
     with atomic_output(description_path(path), force=force) as file:
         file.write(text.encode() + b"\n")

@@ -91,8 +91,7 @@ def measure_rays(
                 {**one, "width": width} for one, width in zip(named, widths, strict=True)
             ],
             "wider_than_next": [
-                width_differences(one, other)
-                for one, other in itertools.pairwise(widths)
+                width_differences(one, other) for one, other in itertools.pairwise(widths)
             ],
             "n_rays": options.n_rays,
             "direction_seed": options.seed,

@@ -11,7 +11,7 @@ from swa_tools.checkpoints import Checkpoint
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.landscape.geometry import Tensors
-from swa_tools.landscape.numbers import check_numbers, write_numbers
+from swa_tools.landscape.numbers import check_numbers, describe, write_numbers
 from swa_tools.landscape.points import FIELDS, SUFFIX, PointFile, PointScore
 from swa_tools.landscape.surface import Surface, SurfaceOptions
 
@@ -162,14 +162,14 @@ class Survey:
             return
         write_numbers(
             self.output,
-            kind=kind,
             arrays=arrays,
-            description={
-                "command": self.command,
+            description=describe(
+                kind,
+                command=self.command,
                 **description,
                 **surface.describe(),
-                "device": str(self.context.device),
-            },
+                device=str(self.context.device),
+            ),
             force=self.force,
         )
         self._points_path.unlink(missing_ok=True)

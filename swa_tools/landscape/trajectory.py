@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -243,3 +244,36 @@ def _mean_cosine(gram: Array) -> float:
 def _mean(values: Array) -> float:
     known = values[np.isfinite(values)]
     return float(np.mean(known)) if known.size else math.nan
+
+
+def trajectory_arrays(path: Trajectory) -> dict[str, np.ndarray]:
+    """Return what `write_numbers` takes: every array of the trajectory, by name."""
+    return {
+        "norms": path.norms,
+        "squared_distances": path.squared_distances,
+        "steps": path.steps,
+        "to_mean": path.to_mean,
+        "to_start": path.to_start,
+        "step_cosines": path.step_cosines,
+        "deviation_cosines": path.deviation_cosines,
+        "lag_profile": lag_profile(path),
+    }
+
+
+def describe_trajectory(path: Trajectory) -> dict[str, Any]:
+    """Return what is no array, as JSON values; None for what is not a number."""
+    return {
+        "checkpoints": [{"name": name} for name in path.names],
+        "n_parameters": path.n_parameters,
+        "mean_norm": path.mean_norm,
+        "start": path.start,
+        "start_norm": path.start_norm,
+        "start_to_mean": path.start_to_mean,
+        "exploration": {
+            name: {
+                key: value if math.isfinite(value) else None
+                for key, value in dataclasses.asdict(one).items()
+            }
+            for name, one in explore(path).items()
+        },
+    }

@@ -70,7 +70,8 @@ def clear_errors(request: Request) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if request.pretrained and isinstance(error, OSError):
+        needs_weights = request.pretrained or request.name.startswith("hf-hub:")
+        if needs_weights and isinstance(error, OSError):
             raise ModelError(
                 f"{request.name}: cannot load its pretrained weights ({reason}); connect to the"
                 " network, or give weights on disk with --checkpoint FILE"

@@ -32,9 +32,7 @@ def ray_picture(numbers: Numbers) -> Picture:
             axes.set_xlim(left=0)
         figure_legend(figure, panels[0], columns=3)
 
-    return Picture(
-        title="Random rays", message=_ray_message(numbers), size=(7.4, 3.4), draw=draw
-    )
+    return Picture(title="Random rays", message=_ray_message(numbers), size=(7.4, 3.4), draw=draw)
 
 
 def _draw_rays(

@@ -1,4 +1,4 @@
-"""Contours of train loss and test error on the plane through three checkpoints (Figures 1 and 3)."""
+"""Contours of train loss and test error on the plane through three checkpoints (Figures 1, 3)."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ def _draw_surface(
     bar = figure.colorbar(filled, ax=axes, ticks=levels, shrink=0.85, pad=0.02, spacing="uniform")
     bar.ax.set_yticklabels([f"{level:.{_digits(levels)}f}" for level in levels])
     bar.ax.tick_params(length=0, labelsize=7.5, labelcolor=theme.ink)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
 
 
 def _label_levels(axes: "Axes", lines: Any, filled: Any, *, digits: int) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -67,8 +68,9 @@ def finetune(
         if context is None:
             context = stack.enter_context(distributed(options.device))
         run = open_run(options, context=context, listener=listener or Listener())
-        if context.is_main:
-            run.listener.on_plan(run.plan)
+        run.listener.on_plan(run.plan)
+        if run.resumed_step is not None:
+            run.listener.on_notice(f"resuming {run.directory.path} after step {run.resumed_step:,}")
         stop = stack.enter_context(stop_signals())
         stopped_by = _train_or_explain(run, stop)
     with run.watch.paused():  # takes the last stretch into the totals
@@ -195,6 +197,10 @@ def _is_validated(run: Run) -> bool:
 def _validate_if_due(run: Run, stop: StopRequest) -> signal.Signals | None:
     """Validate, unless that has been done; return the signal that cut it short."""
     if not _is_validated(run) or run.validated_step == run.step:
+        return None
+    if run.losses.last is not None and not math.isfinite(run.losses.last):
+        run.listener.on_notice(f"step {run.step}: the loss is not finite; not validated")
+        run.validated_step = run.step
         return None
     records = validate(run, stop)
     signals = [number for number in run.context.gather(stop.number) if number is not None]

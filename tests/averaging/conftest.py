@@ -14,7 +14,7 @@ def checkpoints(tmp_path):
         paths = []
         for number, arrays in enumerate(states):
             path = tmp_path / folder / f"{number:03d}.safetensors"
-            write_checkpoint(path, arrays, metadata)
+            write_checkpoint(path, arrays, metadata, force=True)
             paths.append(path)
         return paths
 

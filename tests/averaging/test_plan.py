@@ -79,7 +79,9 @@ def test_mixed_kinds_of_numbers_are_refused_whatever_the_output(checkpoints, oth
     assert "tensor 'w' has dtype" in refusal(paths, dtype="F32")
 
 
-@pytest.mark.parametrize("dtype", ["f32", "float32", "F4", "F8_E8M0", "I64", "BOOL", "C64", "x", ""])
+@pytest.mark.parametrize(
+    "dtype", ["f32", "float32", "F4", "F8_E8M0", "I64", "BOOL", "C64", "x", ""]
+)
 def test_an_output_dtype_that_holds_no_average_is_refused(checkpoints, dtype):
     message = refusal(checkpoints(BASE, BASE), dtype=dtype)
     assert message.startswith(f"--dtype {dtype}: expected one of F64, F32, F16, BF16, F8_E4M3")

@@ -1,0 +1,102 @@
+"""`swa-tools plane`."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from swa_tools.cli.output import print_table
+from swa_tools.cli.surfaces import measure_and_draw, surface_options
+
+if TYPE_CHECKING:
+    from swa_tools.report import Numbers
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  swa-tools plane run/checkpoints/cycle-001.safetensors \\\n"
+    "    run/checkpoints/cycle-005.safetensors run/checkpoints/cycle-010.safetensors \\\n"
+    "    --project swa.safetensors --data imagenet -o plane.npz\n"
+    "  swa-tools plane --from plane.npz --plot plane.svg"
+)
+@click.argument("checkpoints", nargs=-1, metavar="A B C", type=click.Path())
+@click.option(
+    "--project",
+    multiple=True,
+    metavar="CHECKPOINT",
+    help="Mark the nearest point of the plane for it, too; may be repeated.",
+)
+@click.option(
+    "--points",
+    "n_points",
+    type=click.IntRange(min=2),
+    default=15,
+    show_default=True,
+    help="Points along each side of the grid.",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(min=0),
+    default=0.25,
+    show_default=True,
+    help="Room around the checkpoints, as a part of their extent.",
+)
+@surface_options
+def command(
+    *,
+    checkpoints: tuple[str, ...],
+    project: tuple[str, ...],
+    n_points: int,
+    margin: float,
+    **given: Any,
+) -> None:
+    """Draw train loss and test error on the plane through three checkpoints.
+
+    Figures 1 and 3 of the paper. At each point of a grid BatchNorm is recomputed, then train loss
+    (with its L2 term) and test error are measured. A killed command goes on where it was when it is
+    given again; torchrun spreads the points over GPUs.
+    """
+    from swa_tools.checkpoints import find_checkpoints
+    from swa_tools.report import plane_picture
+
+    corners = find_checkpoints(checkpoints)
+    known = {path.resolve() for path in corners}
+    projected = [path for path in find_checkpoints(project) if path.resolve() not in known]
+
+    def measure(survey: Any) -> None:
+        from swa_tools.landscape.plane import PlaneOptions, measure_plane
+
+        options = PlaneOptions(n_points=n_points, margin=margin)
+        measure_plane(corners, survey, projected=projected, options=options)
+
+    measure_and_draw(
+        given,
+        kind="plane",
+        paths=[*corners, *projected],
+        measure=measure,
+        draw=plane_picture,
+        show=partial(_show),
+    )
+
+
+def _show(numbers: "Numbers") -> None:
+    arrays, description = numbers.arrays, numbers.description
+    own = zip(
+        description["checkpoints"],
+        arrays["checkpoint_xy"],
+        arrays["checkpoint_train_objective"],
+        arrays["checkpoint_test_error"],
+        strict=True,
+    )
+    rows = [
+        [one["name"], f"{x:.4g}", f"{y:.4g}", "0", f"{loss:.4f}", f"{error:.2f}"]
+        for one, (x, y), loss, error in own
+    ]
+    rows += [
+        [one["name"], f"{x:.4g}", f"{y:.4g}", f"{distance:.4g}", "", ""]
+        for one, (x, y, distance) in zip(
+            description["projected"], arrays["projected_xyd"], strict=True
+        )
+    ]
+    columns = ["checkpoint", "u", "v", "off the plane", "train loss + L2", "test error %"]
+    print_table(columns, rows)

@@ -1,0 +1,85 @@
+"""`swa-tools segment`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from swa_tools.cli.output import print_table
+from swa_tools.cli.surfaces import COUNT, measure_and_draw, surface_options
+
+if TYPE_CHECKING:
+    from swa_tools.report import Numbers
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  swa-tools segment swa.safetensors sgd.safetensors --data imagenet -o segment.npz\n"
+    "  swa-tools segment --from segment.npz --plot segment.pdf"
+)
+@click.argument("swa", required=False, type=click.Path())
+@click.argument("sgd", required=False, type=click.Path())
+@click.option(
+    "--points",
+    "n_points",
+    type=COUNT,
+    default=10,
+    show_default=True,
+    help="Steps from one checkpoint to the other.",
+)
+@click.option(
+    "--beyond",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="How far to go on beyond each of them, in lengths between them.",
+)
+@surface_options
+def command(
+    *, swa: str | None, sgd: str | None, n_points: int, beyond: float, **given: Any
+) -> None:
+    """Draw test error and train loss on the line through the average SWA and another, SGD.
+
+    Figure 5 of the paper: w(t) = t·w_SGD + (1 − t)·w_SWA by its signed distance, 0 at SWA and
+    positive toward SGD; BatchNorm is recomputed at each point. A killed command goes on where it
+    was when it is given again.
+    """
+    from swa_tools.checkpoints import find_checkpoints
+    from swa_tools.errors import SwaToolsError
+    from swa_tools.report import segment_picture
+
+    paths = find_checkpoints([one for one in (swa, sgd) if one is not None])
+
+    def measure(survey: Any) -> None:
+        from swa_tools.landscape.segment import SegmentOptions, measure_segment
+
+        if len(paths) != 2:
+            raise SwaToolsError(f"a segment needs two checkpoints, found {len(paths)}")
+        options = SegmentOptions(n_points=n_points, beyond=beyond)
+        measure_segment(*paths, survey=survey, options=options)
+
+    measure_and_draw(
+        given, kind="segment", paths=paths, measure=measure, draw=segment_picture, show=_show
+    )
+
+
+def _show(numbers: "Numbers") -> None:
+    width = numbers.description["width"]
+    low, high = width["shift_interval"]
+    rows = [
+        ["distance between the two", f"{numbers.description['distance']:.4g}"],
+        ["train loss with L2 term is lowest at", f"{width['train_minimum']:.4g}"],
+        ["test error is lowest at", f"{width['test_minimum']:.4g}"],
+        ["shift of the test error's minimum", f"{width['shift']:.4g}"],
+        ["its 95 % interval over the images", f"{low:.4g} to {high:.4g}"],
+    ]
+    for growth, sides in width["sides"].items():
+        rows += [
+            [f"error +{growth} points, away from SGD", _number(sides["away"])],
+            [f"error +{growth} points, toward SGD", _number(sides["toward"])],
+            [f"asymmetry at +{growth} points", _number(sides["asymmetry"])],
+        ]
+    print_table(["signed distances: 0 at SWA, positive toward SGD", ""], rows)
+
+
+def _number(value: float | None) -> str:
+    return "not reached" if value is None else f"{value:.4g}"

@@ -1,0 +1,186 @@
+"""Several ranks on gloo, forked with the environment that torchrun gives."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from swa_tools.models import load_state_dict
+from swa_tools.records import read_records
+from swa_tools.training.resume import load_resume_point
+
+
+def start_ranks(nursery, *arguments, world_size=2):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        nursery.start(
+            *arguments,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(world_size),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+        for rank in range(world_size)
+    ]
+
+
+def run_ranks(nursery, *arguments, world_size=2):
+    started = start_ranks(nursery, *arguments, world_size=world_size)
+    return [(process.wait(), process.output) for process in started]
+
+
+@pytest.fixture(scope="module")
+def without_bn(recipe):
+    """The small run with GroupNorm, whose numbers do not depend on who computes which image."""
+    return ("timm/test_efficientnet_gn", *recipe[1:], "--lr-max", 0.005)
+
+
+@pytest.fixture(scope="module")
+def alone(nursery, without_bn, tmp_path_factory):
+    run = tmp_path_factory.mktemp("alone") / "run"
+    status, output = nursery.run(*without_bn, "-o", run)
+    assert status == 0, output
+    return run
+
+
+def assert_close(run, other):
+    for number in (1, 2, 3):
+        name = f"checkpoints/cycle-00{number}.safetensors"
+        expected = load_state_dict(other / name)
+        for key, tensor in load_state_dict(run / name).items():
+            # Sums in another order; the difference grows from step to step.
+            difference = torch.linalg.vector_norm((tensor - expected[key]).double())
+            assert difference <= 1e-3 * torch.linalg.vector_norm(expected[key].double()), key
+
+
+def test_two_ranks_train_as_one_does_and_rank_0_writes(nursery, without_bn, alone, tmp_path):
+    run = tmp_path / "run"
+    (status, output), (other_status, other_output) = run_ranks(nursery, *without_bn, "-o", run)
+    assert (status, other_status) == (0, 0), output + other_output
+    assert_close(run, alone)
+    assert "cycle-003.safetensors" in output
+    assert other_output == ""
+    ours = list(read_records(run / "metrics.jsonl"))
+    theirs = list(read_records(alone / "metrics.jsonl"))
+    assert [(r.event, r.step, r.n_samples) for r in ours] == [
+        (r.event, r.step, r.n_samples) for r in theirs
+    ]
+    assert [r.train_loss for r in ours if r.event == "epoch"] == pytest.approx(
+        [r.train_loss for r in theirs if r.event == "epoch"], rel=1e-3
+    )
+
+
+def test_a_batch_in_pieces_is_the_same_step(nursery, without_bn, alone, tmp_path):
+    run = tmp_path / "run"
+    status, output = nursery.run(*without_bn, "--accumulate", 4, "-o", run)
+    assert status == 0, output
+    assert_close(run, alone)
+
+
+def test_pieces_and_ranks_go_together(nursery, without_bn, alone, tmp_path):
+    results = run_ranks(nursery, *without_bn, "--accumulate", 2, "-o", tmp_path / "run")
+    assert [status for status, _ in results] == [0, 0], results
+    assert_close(tmp_path / "run", alone)
+
+
+def test_two_ranks_stop_together_and_one_goes_on(nursery, without_bn, alone, tmp_path):
+    run = tmp_path / "run"
+    arguments = (*without_bn, "--epochs", 2000, "-o", run)
+    first, second = start_ranks(nursery, *arguments)
+    wait_for_steps(run)
+    second.kill(signal.SIGTERM)  # one rank is told, both stop
+    assert [first.wait(), second.wait()] == [143, 143]
+    assert "stopped by SIGTERM" in first.output
+    assert second.output == ""
+    status, output = nursery.run("--resume", run, "--epochs", 3)
+    assert status == 0, output
+
+
+def test_an_error_that_all_ranks_share_is_shown_once(nursery, recipe, tmp_path):
+    results = run_ranks(nursery, *recipe, "--data", tmp_path / "missing", "-o", tmp_path / "run")
+    assert [status for status, _ in results] == [1, 1]
+    assert [output.count("Error:") for _, output in results] == [1, 0]
+
+
+def test_when_one_rank_dies_the_other_ends_with_one_line(nursery, without_bn, tmp_path):
+    run = tmp_path / "run"
+    first, second = start_ranks(nursery, *without_bn, "--epochs", 2000, "-o", run)
+    wait_for_steps(run)
+    second.kill()
+    assert first.wait() == 1
+    assert "lost the other processes" in first.output
+    assert "Traceback" not in first.output
+
+
+def test_torchrun_restarts_a_run_whose_rank_was_killed_and_it_resumes_by_itself(
+    without_bn, alone, tmp_path
+):
+    run = tmp_path / "run"
+    # Rank 1 kills itself once, when the first cycle has been saved.
+    script = tmp_path / "swa.py"
+    script.write_text(DIES_ONCE)
+    process = torchrun("--max-restarts", 1, script, "finetune", *without_bn, "--force", "-o", run)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "resuming" in output
+    assert (tmp_path / "died").exists()
+    assert_close(run, alone)
+    steps = [r.step for r in read_records(run / "metrics.jsonl") if r.event == "step"]
+    assert steps == list(range(2, 19, 2))
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_stops_all_ranks_with_a_point_to_resume_from(without_bn, tmp_path):
+    run = tmp_path / "run"
+    arguments = ("-m", "swa_tools", "finetune", *without_bn, "--epochs", 2000, "-o", run)
+    process = torchrun("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", *arguments)
+    wait_for_steps(run)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert "stopped by SIGTERM" in output
+    assert load_resume_point(run / "resume.pt").step > 0
+
+
+DIES_ONCE = """
+import os, pathlib, signal, threading, time
+import swa_tools.cli
+
+died = pathlib.Path(__file__).with_name("died")
+cycle = pathlib.Path(__file__).with_name("run") / "checkpoints" / "cycle-001.safetensors"
+
+def watch():
+    while not cycle.exists():
+        time.sleep(0.005)
+    died.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if os.environ["RANK"] == "1" and not died.exists():
+    threading.Thread(target=watch, daemon=True).start()
+swa_tools.cli.main()
+"""
+
+
+def wait_for_steps(run):
+    metrics = run / "metrics.jsonl"
+    while not metrics.exists() or '"step"' not in metrics.read_text():
+        time.sleep(0.02)
+
+
+def torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [*command, "--nproc-per-node", "2", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
