@@ -59,7 +59,8 @@ def run_curves(records: Iterable[Record]) -> RunCurves:
             lr[record.epoch] = record.lr
         if record.top1 is None or record.split == "train" or record.bn == "stale":
             continue
-        kind = record.kind or "inside"
+        is_inside = record.kind == "checkpoint" and record.checkpoint is None
+        kind = "inside" if is_inside else record.kind or "inside"
         last[kind] = record.top1
         epoch = 0.0 if kind == "start" else record.epoch
         if epoch is not None:

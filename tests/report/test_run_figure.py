@@ -35,7 +35,7 @@ def test_curves_hold_what_the_records_say():
 
 
 def test_later_scores_replace_earlier_ones():
-    again = score("checkpoint", 61.5, epoch=1.0, lr=0.01)
+    again = score("checkpoint", 61.5, epoch=1.0, lr=0.01, checkpoint="cycle-001.safetensors")
     assert run_curves([*RUN, again]).captures == ((1.0, 61.5), (2.0, 62.0))
 
 
