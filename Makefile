@@ -10,7 +10,7 @@ READY := $(VENV)/ready.stamp
 .PHONY: help setup demo test test-all check lint types bench lock clean
 
 help:
-	@echo 'make demo      the main job on small real data, on a CPU, in about a minute'
+	@echo 'make demo      the main job on small real data, on a CPU, in about a minute; see runs/demo'
 	@echo 'make test      the tests;  make test-all  the slow ones too'
 	@echo 'make check     lint, types and tests: what CI runs'
 	@echo 'make bench     the benchmarks'
@@ -20,7 +20,7 @@ help:
 setup: $(READY)
 
 demo: $(READY)
-	$(BIN)/swa-tools demo
+	$(BIN)/swa-tools demo -o runs/demo --force
 
 test: $(READY)
 	$(BIN)/python -m pytest

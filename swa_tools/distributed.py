@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from swa_tools.errors import SwaToolsError
 
@@ -136,6 +138,7 @@ def _process_group(context: Distributed) -> Iterator[None]:
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+            store=_store(context),
             rank=context.rank,
             world_size=context.world_size,
             timeout=TIMEOUT,
@@ -153,6 +156,18 @@ def _process_group(context: Distributed) -> Iterator[None]:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _store(context: Distributed) -> Store:
+    """Return the store by which the ranks find each other.
+
+    torchrun keeps one store over its restarts, and some versions of torch (2.15) use the same keys
+    in it again: a restarted rank then finds the address of a process that has died.
+    """
+    found = rendezvous("env://", context.rank, context.world_size, timeout=TIMEOUT)
+    store, _, _ = next(iter(found))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"attempt-{attempt}", store)
 
 
 def single_process(device: str = "auto") -> Distributed:

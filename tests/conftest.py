@@ -1,4 +1,6 @@
+import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -51,6 +53,53 @@ def image_folder(tmp_path_factory):
 def tiny_model():
     """The name of a small model with BatchNorm; milliseconds at 32 pixels."""
     return "timm/test_resnet"
+
+
+@pytest.fixture(scope="session")
+def _captures(tmp_path_factory, tiny_model):
+    import torch
+
+    from swa_tools import __version__
+    from swa_tools.checkpoints import BnInfo, CheckpointMetadata, TrainingInfo
+    from swa_tools.models import create_model, save_state_dict
+
+    folder = tmp_path_factory.mktemp("captures") / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    torch.manual_seed(0)
+    built = create_model(tiny_model, num_classes=3, image_size=32)
+    metadata = CheckpointMetadata(
+        kind="checkpoint",
+        model=dataclasses.replace(built.info, classes=("blue", "green", "red")),
+        preprocessing=built.preprocessing,
+        bn=BnInfo(state="trained"),
+        swa_tools=__version__,
+    )
+    for cycle in (1, 2, 3):
+        noise = torch.Generator().manual_seed(cycle)
+        state_dict = {
+            name: tensor + 0.05 * torch.rand(tensor.shape, generator=noise)
+            if tensor.is_floating_point()
+            else tensor
+            for name, tensor in built.module.state_dict().items()
+        }
+        training = TrainingInfo(
+            epoch=cycle, step=7 * cycle, cycle=cycle, lr=1e-5, schedule={"name": "sawtooth"}, seed=0
+        )
+        save_state_dict(
+            folder / "checkpoints" / f"cycle-{cycle:03d}.safetensors",
+            state_dict,
+            dataclasses.replace(metadata, training=training),
+        )
+    average = dataclasses.replace(metadata, kind="average", bn=BnInfo(state="stale"))
+    save_state_dict(folder / "average.safetensors", built.module.state_dict(), average)
+    return folder
+
+
+@pytest.fixture
+def run_with_captures(_captures, tmp_path):
+    """A run directory over the classes of `image_folder`: three captures and a stale average."""
+    return Path(shutil.copytree(_captures, tmp_path / "run"))
 
 
 @pytest.fixture

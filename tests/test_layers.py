@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "data": frozenset({"errors", "checkpoints", "distributed"}),
     "batchnorm": FOUNDATION,
     "evaluation": FOUNDATION,
-    "training": FOUNDATION | {"evaluation"},
+    "training": FOUNDATION | {"batchnorm", "evaluation"},
     "selection": BELOW_SELECTION,
     "landscape": BELOW_SELECTION,
     "report": frozenset({"errors", "records"}),

@@ -1,5 +1,7 @@
 """What is shipped: the wheel, and the versions that `make` installs."""
 
+import ast
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -77,6 +79,27 @@ def test_every_requirement_is_locked():
     ]
     locked = set(re.findall(r"^([a-z0-9.-]+)==", LOCK, re.MULTILINE))
     assert {normalised(requirement) for requirement in requirements} <= locked
+
+
+def test_every_library_that_is_imported_is_a_requirement():
+    requirements = [
+        *PROJECT["project"]["dependencies"],
+        *(item for extra in PROJECT["project"]["optional-dependencies"].values() for item in extra),
+    ]
+    imported = {
+        name.partition(".")[0]
+        for path in (ROOT / "swa_tools").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names]
+        )
+    }
+    libraries = imported - sys.stdlib_module_names - {"swa_tools"}
+    assert libraries >= {"torch", "PIL", "sklearn"}
+    distributions = importlib.metadata.packages_distributions()
+    names = {normalised(distributions[library][0]) for library in libraries}
+    assert names <= {normalised(requirement) for requirement in requirements}
 
 
 def test_every_locked_version_has_a_hash():

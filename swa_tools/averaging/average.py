@@ -20,6 +20,7 @@ from swa_tools.checkpoints import (
     file_metadata,
     open_checkpoint,
 )
+from swa_tools.checkpoints.metadata import Kind
 from swa_tools.errors import OutputError
 
 
@@ -61,6 +62,7 @@ def average_checkpoints(
     *,
     weighting: Weighting | None = None,
     include_init: bool = False,
+    kind: Kind = "average",
     options: AverageOptions | None = None,
 ) -> AverageResult:
     """Average checkpoints into one safetensors file, streaming, in constant memory.
@@ -75,6 +77,7 @@ def average_checkpoints(
             `model.safetensors` and the `config.json` that timm loads as `local-dir:`.
         weighting: `Uniform` by default.
         include_init: Whether the first path is the starting point ŵ, for the metadata.
+        kind: What the metadata calls the output.
         options: `dtype`: of the averaged tensors, by default that of the sources. `entry`: which
             weights to take from pickled files that hold several. `allow_nonfinite`: whether NaN
             and Inf may pass. `force`: whether an output may be replaced. `n_threads`: by default
@@ -88,7 +91,7 @@ def average_checkpoints(
     options = options or AverageOptions()
     with open_all(paths, entry=options.entry) as checkpoints:
         plan = plan_average(checkpoints, weighting or Uniform(), dtype=options.dtype)
-        metadata = describe(plan, include_init=include_init)
+        metadata = describe(plan, include_init=include_init, kind=kind)
         if not str(output).endswith("/"):
             target = Output(Path(output), metadata, range(len(checkpoints)))
             return write_averages(plan, [target], options)[0]

@@ -15,13 +15,16 @@ from swa_tools.checkpoints import (
     Preprocessing,
     SourceInfo,
 )
+from swa_tools.checkpoints.metadata import Kind
 from swa_tools.errors import CheckpointError
 
 UNKNOWN_DIGEST = "xxh3-128:" + "0" * 32
 """Stands in the header until everything has been read; of the same length as any other."""
 
 
-def describe(plan: AveragePlan, *, include_init: bool = False) -> CheckpointMetadata:
+def describe(
+    plan: AveragePlan, *, include_init: bool = False, kind: Kind = "average"
+) -> CheckpointMetadata:
     """Return the metadata of the average that a plan makes, its digests not known yet.
 
     Raises:
@@ -38,7 +41,7 @@ def describe(plan: AveragePlan, *, include_init: bool = False) -> CheckpointMeta
         for checkpoint, factor in zip(plan.checkpoints, plan.coefficients, strict=True)
     )
     return CheckpointMetadata(
-        kind="average",
+        kind=kind,
         model=model,
         preprocessing=preprocessing,
         bn=_bn_of(plan),

@@ -143,25 +143,37 @@ def _run_threads(
             errors.append(error)
             stop.set()
 
-    threads = [threading.Thread(target=loop, name=f"average-{i}") for i in range(n_threads - 1)]
+    def work(finished: threading.Event) -> None:
+        try:
+            loop()
+        finally:
+            finished.set()
+
+    threads = {
+        event: threading.Thread(target=work, args=(event,))
+        for event in (threading.Event() for _ in range(n_threads - 1))
+    }
     try:
-        for thread in threads:
+        for thread in threads.values():
             thread.start()
         loop()
     finally:
         stop.set()  # either nothing is left to take, or something failed
-        _join(threads)
+        _wait([event for event, thread in threads.items() if thread.ident is not None])
     if errors:
         raise errors[0]
 
 
-def _join(threads: Sequence[threading.Thread]) -> None:
-    """Wait for all, through Ctrl-C too: none may write once its file is closed."""
+def _wait(events: Sequence[threading.Event]) -> None:
+    """Wait for all, through Ctrl-C too: no thread may write once its file is closed.
+
+    `Thread.join` will not do: interrupted, it takes the thread for dead (CPython issue 90882).
+    """
     interruption: BaseException | None = None
-    for thread in threads:
-        while thread.is_alive():
+    for event in events:
+        while not event.is_set():
             try:
-                thread.join()
+                event.wait()
             except BaseException as error:
                 interruption = error
     if interruption:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ MAX_HEADER_BYTES = 100_000_000
 
 MAX_DIMENSIONS = 64
 """As many as NumPy and torch allow; it also bounds the work on a hostile shape."""
+
+MAX_TENSOR_BITS = 2**63 * 8
+"""NumPy counts bytes in 64 bits."""
 
 PREFIX_BYTES = 8
 
@@ -151,13 +155,15 @@ def _tensor_info(name: str, entry: Any, where: str) -> TensorInfo:
         raise _broken_tensor(where, name, f"its shape is no list of sizes: {reprlib.repr(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise _broken_tensor(where, name, f"data_offsets is no pair: {reprlib.repr(offsets)}")
+    bits = DTYPES[dtype].bits
+    n_elements = math.prod(shape)
     # What is too large is so without its zeros too: NumPy has no array of 2^40 × 2^40 × 0.
-    if tensor_bytes(dtype, [n for n in shape if n]) >= 2**63:
+    if (n_elements or math.prod(n for n in shape if n)) * bits >= MAX_TENSOR_BITS:
         raise _broken_tensor(where, name, f"its shape is too large: {reprlib.repr(shape)}")
-    start, end = offsets
-    if math.prod(shape) * DTYPES[dtype].bits % 8:
+    expected, rest = divmod(n_elements * bits, 8)
+    if rest:
         raise _broken_tensor(where, name, "its bits do not fill whole bytes")
-    expected = tensor_bytes(dtype, shape)
+    start, end = offsets
     if end - start != expected:
         raise _broken_tensor(
             where,
@@ -169,7 +175,7 @@ def _tensor_info(name: str, entry: Any, where: str) -> TensorInfo:
 
 
 def _are_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+    return isinstance(value, list) and all(type(n) is int and 0 <= n <= sys.maxsize for n in value)
 
 
 def _check_offsets(tensors: Mapping[str, TensorInfo], data_bytes: int, where: str) -> None:

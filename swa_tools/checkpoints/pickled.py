@@ -10,7 +10,6 @@ import math
 import re
 import threading
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +45,9 @@ if hasattr(torch, "float8_e8m0fnu"):  # from 2.7 on
     TORCH_DTYPES[torch.float8_e8m0fnu] = "F8_E8M0"
 
 
+ZIP_START = b"PK\x03\x04"
+
+
 class PickledFile:
     """One file written by `torch.save`; a `TensorFile`.
 
@@ -62,12 +64,15 @@ class PickledFile:
         self._file = InputFile(path)
         try:
             self._load(entry)
+        except OSError as error:
+            self._file.close()
+            raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
         except BaseException:
             self._file.close()
             raise
 
     def _load(self, entry: str | None) -> None:
-        is_mapped = zipfile.is_zipfile(self.path)
+        is_mapped = self._file.read(len(ZIP_START)) == ZIP_START
         loaded = _load(self.path, mmap=is_mapped)
         self._state_dict = _choose(_state_dicts(loaded, self.path), entry, self.path)
         self.numbers = _numbers(loaded)

@@ -22,11 +22,14 @@ COMMANDS = (
     "average",
     "update-bn",
     "evaluate",
+    "soup",
+    "sweep",
     "inspect",
     "plane",
     "ray",
     "segment",
     "trajectory",
+    "report",
     "demo",
 )
 """In the order of the work."""

@@ -1,8 +1,6 @@
 """`swa-tools finetune`."""
 
 import dataclasses
-import json
-import signal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +19,8 @@ from swa_tools.cli.options import (
     skip_bad_images_option,
     workers_option,
 )
-from swa_tools.cli.run_progress import watch_run
-from swa_tools.cli.run_tables import print_plan, print_result
+from swa_tools.cli.run_config import read_config, read_resumed
 from swa_tools.cli.sections import SectionedCommand
-from swa_tools.errors import TrainingError
 from swa_tools.training.options import FinetuneOptions, OptimizerOptions
 from swa_tools.training.schedule_options import ScheduleOptions
 from swa_tools.training.schedules import SCHEDULES
@@ -35,8 +31,6 @@ DEFAULTS = FinetuneOptions(output=Path())
 POSITIVE = click.FloatRange(min=0, min_open=True)
 SHARE = click.FloatRange(min=0, max=1, max_open=True)
 COUNT = click.IntRange(min=1)
-EXIT_ERROR = 1
-EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 SECTIONS = {
     "Model": "checkpoint entry from_run pretrained new_head image_size model_kwargs drop_path",
@@ -44,36 +38,28 @@ SECTIONS = {
     "Learning rate": "epochs schedule lr_max lr_min cycle_epochs cycle_steps budget_epochs"
     " start_epoch milestones gamma",
     "Optimizer": "batch_size accumulate optimizer momentum nesterov weight_decay"
-    " no_decay_norm_bias clip_grad label_smoothing ema",
+    " no_decay_norm_bias clip_grad label_smoothing",
+    "Averages": "then_average swa_online swa_every keep_checkpoints ema",
     "Speed": "device amp channels_last compile sync_bn",
     "Stopping and going on": "resume resume_if_exists resume_every config allow_nonfinite",
 }
 
 
-def _take_options_from(ctx: click.Context, path: Path) -> None:
-    """Let the options of an earlier run be the defaults of this command."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))["options"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path}: cannot read the options of a run from it: {error}") from error
-    defaults = {name: value for name, value in document.items() if value is not None}
-    defaults["model_kwargs"] = tuple(defaults.get("model_kwargs", {}).items())
-    if "milestones" in defaults:
-        defaults["milestones"] = tuple(defaults["milestones"])
-    ctx.default_map = {**defaults, **(ctx.default_map or {})}
+class KeptCheckpoints(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """`all`, `none` or a number: how many stay, None for all."""
 
+    name = "number"
 
-def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
-    if path is not None:
-        _take_options_from(ctx, path)
-    return path
-
-
-def _read_resumed(ctx: click.Context, _: click.Parameter, run: Path | None) -> Path | None:
-    if run is not None:
-        _take_options_from(ctx, run / "run.json")
-        ctx.default_map = {**(ctx.default_map or {}), "output": run}
-    return run
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """Return the number; fail with a usage error where it is none."""
+        words = {"all": None, "none": 0}
+        if value in words:
+            return words[value]
+        if not str(value).isdecimal():
+            self.fail(f"expected all, none or a number, found {value!r}", param, ctx)
+        return int(value)
 
 
 @click.command(
@@ -184,6 +170,25 @@ def _read_resumed(ctx: click.Context, _: click.Parameter, run: Path | None) -> P
 )
 @click.option("--label-smoothing", type=SHARE, default=DEFAULTS.label_smoothing, show_default=True)
 @click.option("--ema", type=SHARE, metavar="DECAY", help="Keep a moving average, too (RUN/ema/).")
+@click.option(
+    "--swa-online",
+    is_flag=True,
+    help="Keep the average in the run, BatchNorm recomputed and scored (RUN/swa.safetensors).",
+)
+@click.option(
+    "--swa-every", type=COUNT, metavar="N", help="Score it every N captures.  [default: at the end]"
+)
+@click.option(
+    "--keep-checkpoints",
+    type=KeptCheckpoints(),
+    metavar="all|N|none",
+    help="How many captures stay, the newest.  [default: all]",
+)
+@click.option(
+    "--then-average",
+    is_flag=True,
+    help="Go on to average, recompute BatchNorm and evaluate (RUN/swa.safetensors).",
+)
 @device_option
 @amp_option
 @click.option(
@@ -198,7 +203,7 @@ def _read_resumed(ctx: click.Context, _: click.Parameter, run: Path | None) -> P
     type=PATH,
     metavar="RUN",
     is_eager=True,
-    callback=_read_resumed,
+    callback=read_resumed,
     help="Go on with a run, with its own options.",
 )
 @click.option("--resume-if-exists", is_flag=True, help="Go on if RUN has begun, else begin it.")
@@ -214,7 +219,7 @@ def _read_resumed(ctx: click.Context, _: click.Parameter, run: Path | None) -> P
     type=PATH,
     metavar="FILE",
     is_eager=True,
-    callback=_read_config,
+    callback=read_config,
     help="Take the options of another run from its run.json.",
 )
 @click.option("--allow-nonfinite", is_flag=True, help="Go on when the loss is NaN or Inf.")
@@ -233,6 +238,10 @@ def _read_resumed(ctx: click.Context, _: click.Parameter, run: Path | None) -> P
     help="Steps between two records of the training loss.",
 )
 @seed_option
+@click.option("--tensorboard", is_flag=True, help="Write scalars to RUN/tensorboard/, too.")
+@click.option(
+    "--plot-schedule", type=PATH, metavar="FILE", help="Draw the learning rate (PNG, SVG, PDF)."
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and stop.")
 @force_option
 @json_option
@@ -243,22 +252,18 @@ def command(*, only_plan: bool, as_json: bool, **given: Any) -> int:
     Without options it is the paper's recipe for ImageNet (section 4.2 and A.1): 10 cycles of one
     epoch from 0.001 to 0.00001.
     """
+    extras = {name: given.pop(name) for name in ("then_average", "tensorboard", "plot_schedule")}
+    if extras["then_average"] and given["swa_online"]:
+        raise click.UsageError("--swa-online averages in the run: leave --then-average out.")
     options = _options(given)
     if only_plan:
-        print_plan(options, as_json=as_json)
-        return 0
-    from swa_tools.distributed import distributed
-    from swa_tools.training.loop import finetune
-    from swa_tools.training.start import OtherRankError
+        from swa_tools.cli.run_tables import print_plan
 
-    try:
-        with distributed(options.device) as context, watch_run(context) as listener:
-            result = finetune(options, context=context, listener=listener)
-    except OtherRankError:
-        return EXIT_ERROR
-    if context.is_main:
-        print_result(result, as_json=as_json)
-    return EXIT_STATUS[result.stopped_by] if result.stopped_by else 0
+        print_plan(options, plot_schedule=extras["plot_schedule"], as_json=as_json)
+        return 0
+    from swa_tools.cli.finetune_job import run_job
+
+    return run_job(options, **extras, as_json=as_json)
 
 
 def _options(given: dict[str, Any]) -> FinetuneOptions:

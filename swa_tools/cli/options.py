@@ -25,7 +25,7 @@ def _combine(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-class KeyValue(click.ParamType[tuple[str, Any]]):
+class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """`NAME=VALUE`, the value read as JSON where it is JSON, else as text."""
 
     name = "name=value"
@@ -45,7 +45,7 @@ class KeyValue(click.ParamType[tuple[str, Any]]):
             return name, text
 
 
-class NumberList(click.ParamType[tuple[float, ...]]):
+class NumberList(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Numbers separated by commas."""
 
     name = "numbers"

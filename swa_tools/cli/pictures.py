@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from swa_tools.report import Picture
 
 
-class Size(click.ParamType[tuple[float, float]]):
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """`WIDTHxHEIGHT`, in inches."""
 
     name = "size"

@@ -1,15 +1,10 @@
 """`swa-tools plane`."""
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from swa_tools.cli.output import print_table
 from swa_tools.cli.surfaces import measure_and_draw, surface_options
-
-if TYPE_CHECKING:
-    from swa_tools.report import Numbers
 
 
 @click.command(
@@ -70,33 +65,5 @@ def command(
         measure_plane(corners, survey, projected=projected, options=options)
 
     measure_and_draw(
-        given,
-        kind="plane",
-        paths=[*corners, *projected],
-        measure=measure,
-        draw=plane_picture,
-        show=partial(_show),
+        given, kind="plane", paths=[*corners, *projected], measure=measure, draw=plane_picture
     )
-
-
-def _show(numbers: "Numbers") -> None:
-    arrays, description = numbers.arrays, numbers.description
-    own = zip(
-        description["checkpoints"],
-        arrays["checkpoint_xy"],
-        arrays["checkpoint_train_objective"],
-        arrays["checkpoint_test_error"],
-        strict=True,
-    )
-    rows = [
-        [one["name"], f"{x:.4g}", f"{y:.4g}", "0", f"{loss:.4f}", f"{error:.2f}"]
-        for one, (x, y), loss, error in own
-    ]
-    rows += [
-        [one["name"], f"{x:.4g}", f"{y:.4g}", f"{distance:.4g}", "", ""]
-        for one, (x, y, distance) in zip(
-            description["projected"], arrays["projected_xyd"], strict=True
-        )
-    ]
-    columns = ["checkpoint", "u", "v", "off the plane", "train loss + L2", "test error %"]
-    print_table(columns, rows)

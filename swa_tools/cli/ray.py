@@ -1,14 +1,10 @@
 """`swa-tools ray`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from swa_tools.cli.output import print_table
 from swa_tools.cli.surfaces import COUNT, measure_and_draw, surface_options
-
-if TYPE_CHECKING:
-    from swa_tools.report import Numbers
 
 
 @click.command(
@@ -60,37 +56,4 @@ def command(
         )
         measure_rays(paths, survey, options=options)
 
-    measure_and_draw(given, kind="rays", paths=paths, measure=measure, draw=ray_picture, show=_show)
-
-
-def _show(numbers: "Numbers") -> None:
-    description, rows = numbers.description, []
-    for number, one in enumerate(description["checkpoints"]):
-        row = [one["name"], f"{numbers.arrays['test_error'][number, 0, 0]:.2f}"]
-        for width in one["width"].values():
-            row += [_number(width["mean"]), _interval(width, n_rays=description["n_rays"])]
-        rows.append(row)
-    growths = [f"+{growth} points" for growth in description["checkpoints"][0]["width"]]
-    columns = ["checkpoint", "test error %", *(c for g in growths for c in (g, "95 %"))]
-    n_rays = description["n_rays"]
-    print_table(columns, rows, caption=f"Distance at which the error has grown, {n_rays} rays")
-    names = [one["name"] for one in description["checkpoints"]]
-    for first, second, wider in zip(names, names[1:], description["wider_than_next"], strict=False):
-        for growth, one in wider.items():
-            if one is not None:
-                low, high = one["interval"]
-                click.echo(
-                    f"+{growth} points: {first} is wider than {second} by {one['mean']:.3g}"
-                    f" ({low:.3g} to {high:.3g}), ray by ray"
-                )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _interval(width: dict[str, Any], *, n_rays: int) -> str:
-    if width["interval"] is not None:
-        low, high = width["interval"]
-        return f"{low:.4g} to {high:.4g}"
-    return f"reached on {width['n_reached']} of {n_rays}"
+    measure_and_draw(given, kind="rays", paths=paths, measure=measure, draw=ray_picture)

@@ -1,6 +1,7 @@
 """A fine-tuning run as a person sees it: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import datetime as dt
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -85,7 +86,11 @@ def _plain_lines() -> Callable[["Progress"], None]:
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL_SECONDS:
             last = now
-            notice(f"step {progress.step:,}/{progress.n_steps:,}: {describe_moment(progress)}")
+            left = dt.timedelta(seconds=round(progress.seconds_left))
+            notice(
+                f"step {progress.step:,}/{progress.n_steps:,}: {describe_moment(progress)},"
+                f" {left} left"
+            )
 
     return show
 

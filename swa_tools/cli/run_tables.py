@@ -2,11 +2,13 @@
 
 import json
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from swa_tools.cli.output import notice, print_json, print_table
+from swa_tools.cli.pictures import save_picture
 
 if TYPE_CHECKING:
     from swa_tools.records import Record
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
     from swa_tools.training.options import FinetuneOptions
 
 
-def print_plan(options: "FinetuneOptions", *, as_json: bool) -> None:
-    """Print what a run would do; rank 0 alone."""
+def print_plan(options: "FinetuneOptions", *, plot_schedule: Path | None, as_json: bool) -> None:
+    """Print what a run would do, and draw its learning rate; rank 0 alone."""
+    from swa_tools.cli.schedule_picture import schedule_picture
     from swa_tools.distributed import distributed
     from swa_tools.training.setup import preview
 
@@ -23,6 +26,8 @@ def print_plan(options: "FinetuneOptions", *, as_json: bool) -> None:
         plan, checkpoint_bytes = preview(options, context=context)
     if not context.is_main:
         return
+    if plot_schedule is not None:
+        save_picture(schedule_picture(plan), plot_schedule, force=options.force)
     if as_json:
         print_json(plan.to_dict(checkpoint_bytes=checkpoint_bytes))
         return
@@ -68,9 +73,12 @@ def print_result(result: "FinetuneResult", *, as_json: bool) -> None:
         rows = [_row(record) for record in scored if record.checkpoint]
         columns = ["checkpoint", "epoch", "learning rate", "top-1 %", "top-5 %", "nll"]
         print_table(columns, rows)
+    if result.n_skipped:
+        notice(f"{result.n_skipped} images could not be read and were left out")
     if result.stopped_by is None:
         notice(
-            f"{result.n_steps:,} steps, {result.images_per_second:,.0f} images/s;"
+            f"{result.n_steps:,} steps, {result.images_per_second:,.0f} images/s,"
+            f" {result.seconds_saving:.1f} s for points to resume from;"
             f" average the checkpoints: swa-tools average {shlex.quote(str(result.run))}"
             " --data DIR -o FILE"
         )
@@ -102,6 +110,7 @@ def _result_document(result: "FinetuneResult", scored: "list[Record]") -> dict[s
         "stopped_by": result.stopped_by.name if result.stopped_by else None,
         "images_per_second": result.images_per_second,
         "seconds_saving": result.seconds_saving,
+        "n_skipped": result.n_skipped,
         "checkpoints": [str(path) for path in result.captures],
         "evaluations": [json.loads(record.to_json()) for record in scored],
     }

@@ -1,14 +1,10 @@
 """`swa-tools segment`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from swa_tools.cli.output import print_table
 from swa_tools.cli.surfaces import COUNT, measure_and_draw, surface_options
-
-if TYPE_CHECKING:
-    from swa_tools.report import Numbers
 
 
 @click.command(
@@ -57,29 +53,4 @@ def command(
         options = SegmentOptions(n_points=n_points, beyond=beyond)
         measure_segment(*paths, survey=survey, options=options)
 
-    measure_and_draw(
-        given, kind="segment", paths=paths, measure=measure, draw=segment_picture, show=_show
-    )
-
-
-def _show(numbers: "Numbers") -> None:
-    width = numbers.description["width"]
-    low, high = width["shift_interval"]
-    rows = [
-        ["distance between the two", f"{numbers.description['distance']:.4g}"],
-        ["train loss with L2 term is lowest at", f"{width['train_minimum']:.4g}"],
-        ["test error is lowest at", f"{width['test_minimum']:.4g}"],
-        ["shift of the test error's minimum", f"{width['shift']:.4g}"],
-        ["its 95 % interval over the images", f"{low:.4g} to {high:.4g}"],
-    ]
-    for growth, sides in width["sides"].items():
-        rows += [
-            [f"error +{growth} points, away from SGD", _number(sides["away"])],
-            [f"error +{growth} points, toward SGD", _number(sides["toward"])],
-            [f"asymmetry at +{growth} points", _number(sides["asymmetry"])],
-        ]
-    print_table(["signed distances: 0 at SWA, positive toward SGD", ""], rows)
-
-
-def _number(value: float | None) -> str:
-    return "not reached" if value is None else f"{value:.4g}"
+    measure_and_draw(given, kind="segment", paths=paths, measure=measure, draw=segment_picture)

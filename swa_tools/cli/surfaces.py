@@ -19,7 +19,7 @@ from swa_tools.cli.options import (
     model_options,
     seed_option,
 )
-from swa_tools.cli.output import notice, print_json, progress
+from swa_tools.cli.output import notice, print_json, print_table, progress
 from swa_tools.cli.passes import model_choice, open_split, pass_options
 from swa_tools.cli.pictures import picture_options, save_picture
 from swa_tools.errors import SwaToolsError
@@ -128,7 +128,6 @@ def measure_and_draw(
     paths: Sequence[Path],
     measure: "Callable[[Survey], None]",
     draw: "Callable[[Numbers], Picture]",
-    show: "Callable[[Numbers], None]",
 ) -> None:
     """Measure unless `--from` says what to draw; draw the pictures and show the numbers.
 
@@ -138,7 +137,6 @@ def measure_and_draw(
         paths: The checkpoints; the first one's run tells the weight decay.
         measure: Writes the survey's output.
         draw: Makes the picture.
-        show: Prints the numbers for people.
     """
     source, output = given["source"], given["output"]
     if (source is None) == (output is None):
@@ -146,7 +144,7 @@ def measure_and_draw(
     check_plots(given)
     if source is None and not _measure(given, kind=kind, paths=paths, measure=measure):
         return
-    present(read_kind(source or output, kind), given, draw=draw, show=show)
+    present(read_kind(source or output, kind), given, draw=draw)
 
 
 def read_kind(path: Path, kind: str) -> "Numbers":
@@ -166,7 +164,6 @@ def present(
     given: dict[str, Any],
     *,
     draw: "Callable[[Numbers], Picture]",
-    show: "Callable[[Numbers], None]",
 ) -> None:
     """Draw the pictures and show the numbers."""
     for plot in _plots(given):
@@ -175,8 +172,11 @@ def present(
         notice(f"picture: {plot}")
     if given["as_json"]:
         print_json(numbers.description)
-    else:
-        show(numbers)
+        return
+    from swa_tools.report import tables_of
+
+    for table in tables_of(numbers):
+        print_table(table.columns, table.rows, caption=table.caption)
 
 
 def check_plots(given: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swa_tools.cli.options import force_option, json_option
-from swa_tools.cli.output import print_table
 from swa_tools.cli.surfaces import (
     add_options,
     check_plots,
@@ -21,13 +20,6 @@ if TYPE_CHECKING:
     from swa_tools.report import Numbers
 
 START_FILE = "start.safetensors"
-
-TITLES = {
-    "neighbour_distance": "squared distance of neighbours / 2 trΣ",
-    "deviation_cosine": "cosine of neighbours' deviations",
-    "step_cosine": "cosine of successive steps",
-}
-EXPECTED = ("measured", "independent", "random_walk", "straight")
 
 
 @click.command(
@@ -59,7 +51,7 @@ def command(
         numbers = read_kind(given["source"], "trajectory")
     else:
         numbers = _measure(checkpoints, start, entry, output=given["output"], force=given["force"])
-    present(numbers, given, draw=trajectory_picture, show=_show)
+    present(numbers, given, draw=trajectory_picture)
 
 
 def _measure(
@@ -94,51 +86,3 @@ def _measure(
     if output is not None:
         write_numbers(output, arrays=arrays, description=description, force=force)
     return Numbers(path=output or Path(), kind="trajectory", arrays=arrays, description=description)
-
-
-def _show(numbers: "Numbers") -> None:
-    arrays, description = numbers.arrays, numbers.description
-    has_start = len(arrays["to_start"]) > 0
-    columns = ["capture", "norm", "to the mean", "to the next", "cosine of steps"]
-    columns += ["to the start"] * has_start
-    n, rows = len(arrays["norms"]), []
-    for i, one in enumerate(description["checkpoints"]):
-        rows.append(
-            [
-                one["name"],
-                f"{arrays['norms'][i]:.5g}",
-                f"{arrays['to_mean'][i]:.4g}",
-                f"{arrays['steps'][i]:.4g}" if i < n - 1 else "",
-                f"{arrays['step_cosines'][i - 1]:.3f}" if 0 < i < n - 1 else "",
-                *([f"{arrays['to_start'][i]:.4g}"] if has_start else []),
-            ]
-        )
-    print_table(columns, rows, caption=f"{description['n_parameters']:,} parameters")
-    facts = [f"norm of the mean {description['mean_norm']:.5g}"]
-    if has_start:
-        facts.append(f"norm of the start {description['start_norm']:.5g}")
-        facts.append(f"start to mean {description['start_to_mean']:.4g}")
-    click.echo("; ".join(facts))
-    table = [
-        [TITLES[name], *(_number(one[key]) for key in EXPECTED)]
-        for name, one in description["exploration"].items()
-    ]
-    print_table(["", "measured", "independent samples", "random walk", "straight on"], table)
-    click.echo(verdict(description["exploration"]["neighbour_distance"]))
-
-
-def verdict(found: dict[str, float | None]) -> str:
-    """Say what the squared distance between neighbours tells, in one line."""
-    measured = found["measured"]
-    if measured is None:
-        return "The captures are all the same."
-    walk, straight = found["random_walk"] or 0.0, found["straight"] or 0.0
-    if measured >= (1 + walk) / 2:
-        return "Exploring: neighbours are nearly as far apart as any two captures (section 3.6)."
-    if measured > (walk + straight) / 2:
-        return "Drifting: captures move on like a random walk; each stays near the one before."
-    return "Still descending: captures move on in one direction; average fewer of the last."
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ def average_recompute_evaluate(
             bn=take_bn_options(given, device=context.device),
             evaluation=evaluation,
             context=context,
-            watch=_watch(context),
+            watch=functools.partial(rank_progress, context),
         )
     if not context.is_main:
         return
@@ -68,25 +69,29 @@ def average_recompute_evaluate(
     n_skipped = scored.recomputation.n_skipped + scored.scores.n_skipped
     if n_skipped:
         notice(f"{n_skipped} images could not be read and were left out")
-    run = _run_of(paths)
     records = scored.scores.records(split="val", command=command_line)
-    if results is not None or run is not None:
-        append_records(results or Path(run or "") / "results.jsonl", records)
-    _print(scored, records, run=run, as_json=as_json)
+    file = results_file(results, paths)
+    if file is not None:
+        append_records(file, records)
+    _print(scored, records, run=_run_of(paths), as_json=as_json)
 
 
-def _watch(
-    context: "Distributed",
-) -> Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]:
-    @contextlib.contextmanager
-    def watch(stage: str, n_images: int) -> Iterator[Callable[[int], None]]:
-        if not context.is_main:
-            yield lambda _: None
-            return
-        with progress(stage, n_images // context.world_size, unit="images") as advance:
-            yield advance
+@contextlib.contextmanager
+def rank_progress(
+    context: "Distributed", stage: str, n_images: int
+) -> Iterator[Callable[[int], None]]:
+    """Show on rank 0 how far its share of the images is; the other ranks say nothing."""
+    if not context.is_main:
+        yield lambda _: None
+        return
+    with progress(stage, n_images // context.world_size, unit="images") as advance:
+        yield advance
 
-    return watch
+
+def results_file(results: Path | None, paths: Sequence[Path]) -> Path | None:
+    """Return where records go: the file that was named, or that of the checkpoints' one run."""
+    run = _run_of(paths)
+    return results or (run / "results.jsonl" if run is not None else None)
 
 
 def _run_of(paths: Sequence[Path]) -> Path | None:

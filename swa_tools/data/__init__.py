@@ -1,6 +1,6 @@
 """Images: sets of them, their labels, and loaders that put batches on the device."""
 
-from swa_tools.data.images import ImageSet, find_split, open_images, subset
+from swa_tools.data.images import ImageSet, find_split, hold_out, open_images, subset
 from swa_tools.data.labels import map_to_outputs
 from swa_tools.data.loaders import (
     Loader,
@@ -10,6 +10,7 @@ from swa_tools.data.loaders import (
     training_loader,
 )
 from swa_tools.data.pipeline import Batch
+from swa_tools.data.timm_datasets import open_dataset
 
 __all__ = [
     "Batch",
@@ -18,7 +19,9 @@ __all__ = [
     "TrainingLoader",
     "evaluation_loader",
     "find_split",
+    "hold_out",
     "map_to_outputs",
+    "open_dataset",
     "open_images",
     "statistics_loader",
     "subset",

@@ -137,6 +137,23 @@ def subset(images: ImageSet, n_samples: int, *, seed: int) -> ImageSet:
     return take(images, chosen)
 
 
+def hold_out(images: ImageSet, n_samples: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Choose images as `subset` does; return them, and the others.
+
+    Raises:
+        DataError: `n_samples` is below 1, or nothing would be left.
+    """
+    held_out = subset(images, n_samples, seed=seed)
+    chosen = set(held_out.paths)
+    rest = np.array([i for i, path in enumerate(images.paths) if path not in chosen], dtype=int)
+    if len(rest) == 0:
+        raise DataError(
+            f"{images.root}: cannot hold out {n_samples} of {len(images)} images: none would be"
+            " left"
+        )
+    return held_out, take(images, rest)
+
+
 def take(images: ImageSet, positions: np.ndarray) -> ImageSet:
     """Return the images at these positions, in this order; classes and outputs stay."""
     return dataclasses.replace(

@@ -80,15 +80,23 @@ class Pipeline:
         """
         paths = self._images.paths
         tasks = (Task(epoch, indices, tuple(paths[i] for i in indices)) for indices in batches)
-        for pixels, indices, bad in self._pool.decode(tasks):
-            for path, reason in bad:
-                self._note(path, reason)
-            targets = self._targets[indices]
-            yield Batch(
-                images=self._normalise(pixels.to(self._device, non_blocking=True)),
-                targets=targets.to(self._device, non_blocking=True),
-                indices=indices,
-            )
+        decoded = self._pool.decode(tasks)
+        try:
+            for pixels, indices, bad in decoded:
+                for path, reason in bad:
+                    self._note(path, reason)
+                targets = self._targets[indices]
+                yield Batch(
+                    images=self._normalise(pixels.to(self._device, non_blocking=True)),
+                    targets=targets.to(self._device, non_blocking=True),
+                    indices=indices,
+                )
+        except DataError:
+            # Otherwise the workers live as long as the traceback, and Python's collector of cycles,
+            # to which that leaves them, waits five seconds for each.
+            decoded.close()
+            self._pool.close()
+            raise
 
     def _note(self, path: str, reason: str) -> None:
         if not self._skip_bad_images:

@@ -92,9 +92,11 @@ class TrainingView:
         left, right = round(left * scale_x), round((left + width) * scale_x)
         crop = _rgb(image.crop((left, top, right, bottom)))
 
+        # A batch of one whose channels lie side by side: torch resizes it fast and keeps them so.
+        pixels = torch.from_numpy(np.array(crop))[None].permute(0, 3, 1, 2)
         is_known = self.interpolation in TRAINING_INTERPOLATIONS
         view = interpolate(
-            torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None],
+            pixels,
             size=(self.image_size, self.image_size),
             mode=self.interpolation if is_known else "bicubic",
             antialias=True,

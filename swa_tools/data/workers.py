@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +21,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from swa_tools.errors import DataError
 
 MOST_WORKERS_GPU, MOST_WORKERS_CPU = 16, 4
+
+LOST_WORKER = ("DataLoader worker", "Too many open files")
+"""How torch's errors about its processes begin; errors within them begin otherwise."""
 
 
 class View(Protocol):
@@ -121,25 +124,35 @@ class DecodingPool:
         self._tasks = _Tasks()
         self._loader: DataLoader[Decoded] | None = None
 
-    def decode(self, tasks: Iterable[Task]) -> Iterator[Decoded]:
+    def decode(self, tasks: Iterable[Task]) -> Generator[Decoded]:
         """Yield the result of every task, in order.
 
         Raises:
             DataError: A worker process has died. It is noticed within about five seconds.
+            RuntimeError: Another iteration has begun meanwhile, and taken the workers.
         """
         self._tasks.current = tasks
         try:
-            batches = self._start()
-            yield from batches
-        except RuntimeError as error:
-            self._loader = None
-            if "DataLoader worker" not in str(error):
+            for decoded in self._start():
+                yield decoded
+                if self._tasks.current is not tasks:
+                    raise RuntimeError("a loader can be iterated once at a time")
+        except (RuntimeError, EOFError, OSError) as error:
+            # torch reports a lost worker; fetching what it left behind fails like a connection.
+            # Images that cannot be read do not come here.
+            self.close()
+            is_other = isinstance(error, RuntimeError) and not str(error).startswith(LOST_WORKER)
+            if is_other or self._workers == 0:
                 raise
             raise DataError(
                 f"a process that loads images has died ({_reason(error)}); it may have run out of"
-                " memory or of shared memory (/dev/shm): try fewer --workers or a smaller"
-                " --batch-size"
+                " memory, of shared memory (/dev/shm) or of open files (ulimit -n): try fewer"
+                " --workers or a smaller --batch-size"
             ) from error
+
+    def close(self) -> None:
+        """End the workers; the next `decode` starts new ones."""
+        self._loader = None
 
     def _start(self) -> Iterator[Decoded]:
         if self._loader is None:
@@ -195,10 +208,10 @@ def _same_child_handler() -> Iterator[None]:
     worker dies, such as in the middle of an optimizer's step or of a file. Without it the death is
     noticed where the worker's images are waited for.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     handler = signal.getsignal(signal.SIGCHLD)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield  # Python cannot set this handler again; elsewhere DataLoader sets none.
+        return
     try:
         yield
     finally:

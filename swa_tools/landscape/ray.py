@@ -64,6 +64,8 @@ def measure_rays(
     options = options or RayOptions()
     if options.n_rays < 1 or options.n_points < 1:
         raise SwaToolsError("expected at least 1 ray and 1 point on it")
+    if not paths:
+        raise SwaToolsError("rays begin at checkpoints: name at least one")
     survey.check_output()
     with open_all(paths, entry=survey.options.entry) as checkpoints:
         names = parameter_names(checkpoints)

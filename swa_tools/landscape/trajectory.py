@@ -169,7 +169,8 @@ def _measure(
 def _neighbour_cosines(gram: Array) -> Array:
     """Return the cosine between each vector and the next; NaN where one has no length."""
     lengths = np.sqrt(np.maximum(np.diagonal(gram), 0))
-    lengths[lengths < 1e-9 * lengths.max(initial=0)] = 0  # what is left of zero after rounding
+    # What is left of zero after the rounding of the weights themselves points nowhere.
+    lengths[lengths < 1e-3 * lengths.max(initial=0)] = 0
     with np.errstate(invalid="ignore", divide="ignore"):
         result: Array = np.diagonal(gram, offset=1) / (lengths[:-1] * lengths[1:])
     return result

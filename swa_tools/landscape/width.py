@@ -1,5 +1,6 @@
 """How wide a minimum is, in numbers with intervals. No torch."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -54,13 +55,14 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
     return mean, mean - half, mean + half
 
 
+@functools.cache
 def student_t(degrees: int, *, confidence: float = CONFIDENCE) -> float:
     """Return the two-sided quantile of Student's distribution.
 
     The density is proportional to (1 + t²/ν)^(−(ν+1)/2). With t = √ν·tan θ that is cos^(ν−1) θ,
     smooth on a finite interval, whose integral is inverted on a fine grid.
     """
-    theta = np.linspace(0, math.pi / 2, 200_001)
+    theta = np.linspace(0, math.pi / 2, 20_001)
     density = np.cos(theta) ** (degrees - 1)
     integral = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     found = np.interp(confidence, integral / integral[-1], theta)

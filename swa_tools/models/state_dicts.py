@@ -31,12 +31,25 @@ def load_state_dict(path: str | Path, *, entry: str | None = None) -> dict[str, 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """Return all tensors of an open checkpoint, tied names included (they share memory)."""
-    state_dict = {
-        name: _to_torch(checkpoint.read(name), where=f"{checkpoint.path}: tensor {name!r}")
-        for name in checkpoint.tensors
-    }
+    arrays = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    state_dict = from_arrays(arrays, where=str(checkpoint.path))
     checkpoint.check_unchanged()
     return state_dict | {name: state_dict[target] for name, target in checkpoint.ties.items()}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> dict[str, torch.Tensor]:
+    """Return arrays as tensors on the same memory; ml_dtypes' bfloat16 and float8 become torch's.
+
+    Args:
+        arrays: By name.
+        where: What they are, for the error.
+
+    Raises:
+        CheckpointError: torch lacks a dtype.
+    """
+    return {
+        name: _to_torch(array, where=f"{where}: tensor {name!r}") for name, array in arrays.items()
+    }
 
 
 def save_state_dict(

@@ -7,7 +7,7 @@ import numpy as np
 from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.plane_figure import kind_of, short_name
-from swa_tools.report.style import RUN_LINES, Theme, figure_legend, marker_style
+from swa_tools.report.style import RUN_LINES, Theme, figure_legend, marker_style, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,18 +21,24 @@ def ray_picture(numbers: Numbers) -> Picture:
     checkpoints = numbers.description["checkpoints"]
 
     def draw(figure: "Figure", theme: Theme) -> None:
-        panels = figure.subplots(1, 2)
+        both = panels(figure, 2)
         colors = _colors(checkpoints, theme)
-        for axes, (name, label) in zip(panels, PANELS, strict=True):
+        for axes, (name, label) in zip(both, PANELS, strict=True):
             for number, one in enumerate(checkpoints):
                 style = {"color": colors[number], "linestyle": RUN_LINES[number % len(RUN_LINES)]}
                 _draw_rays(axes, numbers, name, number, style, label=short_name(one["name"]))
             axes.set_xlabel("distance from the checkpoint")
             axes.set_ylabel(label)
             axes.set_xlim(left=0)
-        figure_legend(figure, panels[0], columns=3)
+        figure_legend(figure, both[0])
 
-    return Picture(title="Random rays", message=_ray_message(numbers), size=(7.4, 3.4), draw=draw)
+    return Picture(
+        title="Random rays",
+        message=_ray_message(numbers),
+        size=(7.4, 3.4),
+        narrow_size=(4.0, 6.0),
+        draw=draw,
+    )
 
 
 def _draw_rays(
@@ -71,17 +77,18 @@ def segment_picture(numbers: Numbers) -> Picture:
     """Return the picture of a segment: test error above train loss, the two checkpoints marked."""
 
     def draw(figure: "Figure", theme: Theme) -> None:
-        panels = figure.subplots(2, 1, sharex=True)
-        for axes, (name, label) in zip(panels, PANELS, strict=True):
+        both = figure.subplots(2, 1, sharex=True)
+        for axes, (name, label) in zip(both, PANELS, strict=True):
             _draw_segment(axes, numbers, name, theme)
             axes.set_ylabel(label)
-        panels[1].set_xlabel("signed distance from the average")
-        figure_legend(figure, panels[0], columns=3)
+        both[1].set_xlabel("signed distance from the average")
+        figure_legend(figure, both[0])
 
     return Picture(
         title="Segment between average and conventional training",
         message=_segment_message(numbers),
         size=(6.4, 4.8),
+        narrow_size=(4.0, 4.8),
         draw=draw,
     )
 

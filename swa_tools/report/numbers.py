@@ -37,13 +37,14 @@ def read_numbers(path: Path) -> Numbers:
         SwaToolsError: It cannot be read, is another tool's, or was written by a newer version.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since NumPy leaves a broken archive open.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(str(arrays.pop("description")))
         kind, schema = description["kind"], description["schema"]
     except OSError as error:
         raise SwaToolsError(f"{path}: cannot read it: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise SwaToolsError(
             f"{path}: expected the .npz of swa-tools plane, ray, segment or trajectory, found"
             f" something else ({type(error).__name__})"

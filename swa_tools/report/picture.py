@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,12 +25,15 @@ class Picture:
         message: What is to be seen in it, in a sentence or two: the alternative text.
         size: Width and height in inches.
         draw: Draws it on an empty figure.
+        narrow_size: Width and height for a narrow screen, where panels go below one another; None
+            for the same as `size`.
     """
 
     title: str
     message: str
     size: tuple[float, float]
     draw: Callable[["Figure", Theme], None]
+    narrow_size: tuple[float, float] | None = None
 
     def render(
         self,
@@ -91,8 +93,3 @@ def picture_format(path: Path) -> str:
         expected = ", ".join(f".{name}" for name in FORMATS)
         raise OutputError(f"{path}: what kind of picture is this? Expected a name with {expected}")
     return suffix
-
-
-def plain_number(value: float) -> str:
-    """Return a number as people write it: 0.05, 0.00001 as 1e-05, 12."""
-    return f"{value:g}" if math.isfinite(value) else "-"

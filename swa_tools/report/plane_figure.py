@@ -7,7 +7,7 @@ import numpy as np
 
 from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
-from swa_tools.report.style import Theme, marker_style
+from swa_tools.report.style import Theme, figure_legend, marker_style, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +17,8 @@ N_LEVELS = 8
 HIGHEST = 0.97
 """The highest level stands at this quantile of the grid."""
 
-WIDTH, PANEL_WIDTH, MAX_HEIGHT = 7.6, 2.9, 9.0
-"""Of the picture and of the surface in one panel, in inches."""
+WIDTH, NARROW_WIDTH, PANEL_WIDTH, MAX_HEIGHT = 7.6, 4.0, 2.8, 12.0
+"""Of the picture, on a wide and a narrow screen, and of the surface in one panel, in inches."""
 
 START_NAME = "start.safetensors"
 
@@ -27,7 +27,7 @@ def plane_picture(numbers: Numbers) -> Picture:
     """Return the picture of a plane: train loss with its L2 term, and test error."""
 
     def draw(figure: "Figure", theme: Theme) -> None:
-        left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+        left, right = panels(figure, 2, sharex=True, sharey=True)
         for axes, name, title in (
             (left, "train_objective", "Train loss with L2 term, nats"),
             (right, "test_error", "Test error, %"),
@@ -35,24 +35,25 @@ def plane_picture(numbers: Numbers) -> Picture:
             _draw_surface(figure, axes, numbers.arrays, name, theme)
             _draw_checkpoints(axes, numbers, theme)
             axes.set_title(title)
+            axes.label_outer()
             axes.set_xlabel("distance along u")
-        left.set_ylabel("distance along v")
-        handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+            axes.set_ylabel("distance along v")
+        figure_legend(figure, left, entry_inches=2.4)
 
     return Picture(
         title="Plane through three checkpoints",
         message=_message(numbers),
-        size=(WIDTH, _height(numbers.arrays)),
+        size=(WIDTH, _height(numbers.arrays, n_rows=1)),
+        narrow_size=(NARROW_WIDTH, _height(numbers.arrays, n_rows=2)),
         draw=draw,
     )
 
 
-def _height(arrays: dict[str, np.ndarray]) -> float:
-    """Return the height in inches at which two panels with equal axes fill the width."""
+def _height(arrays: dict[str, np.ndarray], *, n_rows: int) -> float:
+    """Return the height in inches at which panels with equal axes fill the width."""
     x, y = arrays["x"], arrays["y"]
     ratio = float((y[-1] - y[0]) / (x[-1] - x[0]))
-    return min(MAX_HEIGHT, PANEL_WIDTH * ratio + 1.25)
+    return min(MAX_HEIGHT, n_rows * (PANEL_WIDTH * ratio + 0.75) + 0.2 + 0.3 * n_rows)
 
 
 def contour_levels(values: np.ndarray) -> np.ndarray:
@@ -66,7 +67,7 @@ def contour_levels(values: np.ndarray) -> np.ndarray:
     top = math.floor(math.log10(span))
     steps = [m * 10.0**e for e in range(top - N_LEVELS, top + 1) for m in (1, 2, 5)]
     chosen = [step for step in steps if step <= span][-N_LEVELS:]
-    unit = 2 * chosen[0]
+    unit = chosen[0]
     return math.floor(low / unit) * unit + np.array(chosen)
 
 
@@ -77,15 +78,22 @@ def _draw_surface(
 
     values = np.ma.masked_invalid(arrays[name])
     levels = contour_levels(arrays[name])
-    edges = [values.min() - 1e-9, *levels, max(values.max(), levels[-1] * (1 + 1e-9) + 1e-9)]
-    cmap = "cividis_r"
+    room = 1e-6 * (levels[-1] - levels[0])
+    edges = [values.min() - room, *levels, max(values.max(), levels[-1]) + room]
     filled = axes.contourf(
-        arrays["x"], arrays["y"], values, levels=edges, cmap=cmap, norm=BoundaryNorm(edges, 256)
+        arrays["x"],
+        arrays["y"],
+        values,
+        levels=edges,
+        cmap="cividis_r",
+        norm=BoundaryNorm(edges, 256),
     )
-    lines = axes.contour(
-        arrays["x"], arrays["y"], values, levels=levels, colors="#1b1f24", linewidths=0.6
-    )
-    _label_levels(axes, lines, filled, digits=_digits(levels))
+    inside = levels[levels < values.max()]
+    if len(inside):
+        lines = axes.contour(
+            arrays["x"], arrays["y"], values, levels=inside, colors="#1b1f24", linewidths=0.6
+        )
+        _label_levels(axes, lines, filled, digits=_digits(levels))
     axes.set_aspect("equal")
     axes.grid(visible=False)
     bar = figure.colorbar(filled, ax=axes, ticks=levels, shrink=0.85, pad=0.02, spacing="uniform")

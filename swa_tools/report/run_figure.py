@@ -1,11 +1,12 @@
 """Learning rate over accuracy along one run (Figure 2), with its minima and its average."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from swa_tools.records import Record
 from swa_tools.report.picture import Picture
+from swa_tools.report.runs import kind_of
 from swa_tools.report.style import Theme, figure_legend, marker_style
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class RunCurves:
 
     Attributes:
         lr: Learning rate, in the order of the steps.
+        cycle_ends: Epochs of the last record of each cycle but the last.
         top1: Accuracy in percent of the weights under training, the captures among them.
         captures: Accuracy at the minima.
         capture_lrs: Learning rate there.
@@ -34,6 +36,7 @@ class RunCurves:
     """
 
     lr: tuple[tuple[float, float], ...]
+    cycle_ends: tuple[float, ...]
     top1: tuple[tuple[float, float], ...]
     captures: tuple[tuple[float, float], ...]
     capture_lrs: tuple[tuple[float, float], ...]
@@ -51,16 +54,18 @@ def run_curves(records: Iterable[Record]) -> RunCurves:
         records: Of `metrics.jsonl`, then of `results.jsonl`.
     """
     lr: dict[float, float] = {}
+    cycles: dict[int, float] = {}
     scores: dict[str, dict[float, float]] = {}
     capture_lrs: dict[float, float] = {}
     last: dict[str, float] = {}
     for record in records:
         if record.epoch is not None and record.lr is not None and record.kind in (None, *_TRAINED):
             lr[record.epoch] = record.lr
+            if record.cycle is not None:
+                cycles[record.cycle] = max(record.epoch, cycles.get(record.cycle, 0.0))
         if record.top1 is None or record.split == "train" or record.bn == "stale":
             continue
-        is_inside = record.kind == "checkpoint" and record.checkpoint is None
-        kind = "inside" if is_inside else record.kind or "inside"
+        kind = kind_of(record) or "inside"
         last[kind] = record.top1
         epoch = 0.0 if kind == "start" else record.epoch
         if epoch is not None:
@@ -71,6 +76,7 @@ def run_curves(records: Iterable[Record]) -> RunCurves:
     averages = _points(scores.get("average", {}))
     return RunCurves(
         lr=_points(lr),
+        cycle_ends=tuple(sorted(cycles.values())[:-1]),
         top1=_points(trained),
         captures=_points(scores.get("checkpoint", {})),
         capture_lrs=_points(capture_lrs),
@@ -104,14 +110,22 @@ def run_picture(records: Iterable[Record], *, title: str = "Learning rate and ac
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.9))
         _draw_lr(above, curves, theme)
         _draw_accuracy(below, curves, theme)
-        figure_legend(figure, below, columns=4)
+        figure_legend(figure, below)
 
-    return Picture(title=title, message=_message(curves), size=(6.4, 4.4), draw=draw)
+    return Picture(
+        title=title,
+        message=_message(curves),
+        size=(6.4, 4.4),
+        narrow_size=(4.0, 4.6),
+        draw=draw,
+    )
 
 
 def _draw_lr(axes: "Axes", curves: RunCurves, theme: Theme) -> None:
     if curves.lr:
-        axes.plot(*_columns(with_jumps(curves.lr)), color=theme.ink, linewidth=1.2)
+        axes.plot(
+            *_columns(with_jumps(curves.lr, ends=curves.cycle_ends)), color=theme.ink, linewidth=1.2
+        )
     if curves.capture_lrs:
         style = marker_style("checkpoint", theme, hollow=True) | {"linestyle": "none"}
         axes.plot(*_columns(curves.capture_lrs), **style, clip_on=False, zorder=3)
@@ -120,23 +134,32 @@ def _draw_lr(axes: "Axes", curves: RunCurves, theme: Theme) -> None:
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
 
 
-def with_jumps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Make the jumps at the ends of cycles vertical: records are some steps apart.
+def with_jumps(
+    points: Sequence[tuple[float, float]], *, ends: Collection[float] = ()
+) -> list[tuple[float, float]]:
+    """Make the jumps between cycles vertical: records are some steps apart.
 
-    Where the new cycle begins is found on the line through its first two records.
+    A rate jumps where it is higher after a cycle's end than in its minimum, and elsewhere where it
+    rises by more than `JUMP` of its range. Where the new cycle begins is found on the line through
+    its first two records.
     """
     values = [value for _, value in points]
-    least = JUMP * (max(values) - min(values))
-    result = list(points[:1])
-    for i in range(1, len(points)):
-        (before, low), (after, value) = points[i - 1], points[i]
-        if value - low > least > 0:
-            slope = 0.0
-            if i + 1 < len(points) and points[i + 1][1] <= value:
-                slope = (points[i + 1][1] - value) / (points[i + 1][0] - after)
-            result.append((before, value - slope * (after - before)))
-        result.append((after, value))
+    low, high = min(values), max(values)
+    result = [(0.0, _height_at(points, 0, 0.0))] if points[0][0] > 0 else []
+    for i, (epoch, value) in enumerate(points):
+        before = points[i - 1] if i else points[0]
+        at_end = before[0] in ends and before[1] - low < (high - low) / 4
+        if value > before[1] and (at_end or value - before[1] > JUMP * (high - low)):
+            result.append((before[0], _height_at(points, i, before[0])))
+        result.append((epoch, value))
     return result
+
+
+def _height_at(points: Sequence[tuple[float, float]], i: int, epoch: float) -> float:
+    """Prolong the line from point i to the next one back to an epoch, if the rate falls there."""
+    (first, value), (second, lower) = points[i], points[min(i + 1, len(points) - 1)]
+    slope = (lower - value) / (second - first) if lower < value else 0.0
+    return value - slope * (first - epoch)
 
 
 def _draw_accuracy(axes: "Axes", curves: RunCurves, theme: Theme) -> None:

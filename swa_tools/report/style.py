@@ -89,6 +89,9 @@ RUN_LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5,
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """Of several runs in one picture; colours, lines and markers repeat after different numbers."""
 
+NARROW_INCHES = 5.0
+"""Narrower figures have one column."""
+
 MARKERS = {
     "start": "s",
     "checkpoint": "o",
@@ -159,8 +162,28 @@ def marker_style(kind: str, theme: Theme, *, hollow: bool = False) -> dict[str, 
     }
 
 
-def figure_legend(figure: "Figure", axes: "Axes", *, columns: int) -> None:
-    """Put the legend of some axes above the whole figure, out of the way of the data."""
+def panels(figure: "Figure", n: int, **arguments: Any) -> "list[Axes]":
+    """Return axes side by side, or below one another where the figure is narrow.
+
+    Args:
+        figure: An empty figure.
+        n: How many axes.
+        arguments: Of `Figure.subplots`.
+    """
+    shape = (1, n) if figure.get_figwidth() >= NARROW_INCHES else (n, 1)
+    grid = figure.subplots(*shape, squeeze=False, **arguments)
+    return list(grid.flat)
+
+
+def figure_legend(figure: "Figure", axes: "Axes", *, entry_inches: float = 1.6) -> None:
+    """Put the legend of some axes above the whole figure, out of the way of the data.
+
+    Args:
+        figure: The figure.
+        axes: Where the entries come from.
+        entry_inches: Width of an entry; decides how many stand in a row.
+    """
     handles, labels = axes.get_legend_handles_labels()
     if handles:
+        columns = max(1, min(len(handles), int(figure.get_figwidth() / entry_inches)))
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, handletextpad=0.5)

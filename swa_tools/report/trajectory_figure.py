@@ -6,7 +6,7 @@ import numpy as np
 
 from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
-from swa_tools.report.style import Theme
+from swa_tools.report.style import Theme, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ def trajectory_picture(numbers: Numbers) -> Picture:
     """Return the picture of a trajectory: squared distance by lag, and distances by capture."""
 
     def draw(figure: "Figure", theme: Theme) -> None:
-        left, right = figure.subplots(1, 2)
+        left, right = panels(figure, 2)
         _draw_lags(left, numbers.arrays, theme)
         _draw_distances(right, numbers.arrays, theme)
 
@@ -25,6 +25,7 @@ def trajectory_picture(numbers: Numbers) -> Picture:
         title="Path through weight space",
         message=_message(numbers),
         size=(7.4, 3.6),
+        narrow_size=(4.0, 6.6),
         draw=draw,
     )
 

@@ -69,10 +69,10 @@ def average_and_score(
     Raises:
         SwaToolsError: As the three stages do; nothing is written unless two of them are done.
     """
-    watch = watch or _unwatched
+    watch = watch or unwatched
     check_output(output, force=average.force)
     result = None
-    with _shared_folder(output.parent, context) as folder:
+    with shared_folder(output.parent, context) as folder:
         stale = folder / output.name
         if context.is_main:
             result = average_checkpoints(
@@ -102,12 +102,13 @@ def average_and_score(
     return ScoredAverage(average=result, recomputation=recomputation, scores=scores)
 
 
-def _unwatched(_stage: str, _n_images: int) -> AbstractContextManager[Callable[[int], None]]:
+def unwatched(_stage: str, _n_images: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Be the `Watch` that shows nothing."""
     return contextlib.nullcontext(lambda _: None)
 
 
 @contextlib.contextmanager
-def _shared_folder(parent: Path, context: Distributed) -> Iterator[Path]:
+def shared_folder(parent: Path, context: Distributed) -> Iterator[Path]:
     """Make a temporary folder on rank 0, for all ranks, and remove it when they are done."""
     with contextlib.ExitStack() as stack:
         folder = None

@@ -17,9 +17,9 @@ from swa_tools.training.interrupts import StopRequest, stop_signals
 from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.progress import Listener, Progress
 from swa_tools.training.run import Run
-from swa_tools.training.saving import save, save_capture
+from swa_tools.training.saving import clear_away, save, save_capture
 from swa_tools.training.setup import open_run
-from swa_tools.training.validation import validate
+from swa_tools.training.validation import agreed_signal, score_average, validate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,7 @@ class FinetuneResult:
         stopped_by: The signal that stopped the run; None if it is complete.
         images_per_second: Of training, pauses left out.
         seconds_saving: Spent on resume points.
+        n_skipped: Images that could not be read and were left out.
     """
 
     run: Path
@@ -44,6 +45,7 @@ class FinetuneResult:
     stopped_by: signal.Signals | None
     images_per_second: float
     seconds_saving: float
+    n_skipped: int
 
 
 def finetune(
@@ -68,6 +70,7 @@ def finetune(
         if context is None:
             context = stack.enter_context(distributed(options.device))
         run = open_run(options, context=context, listener=listener or Listener())
+        stack.enter_context(_fastest_convolutions())
         run.listener.on_plan(run.plan)
         if run.resumed_step is not None:
             run.listener.on_notice(f"resuming {run.directory.path} after step {run.resumed_step:,}")
@@ -84,7 +87,19 @@ def finetune(
         stopped_by=stopped_by,
         images_per_second=run.watch.total_images / max(run.watch.total_seconds, 1e-9),
         seconds_saving=run.watch.saving_seconds,
+        n_skipped=run.n_skipped,
     )
+
+
+@contextlib.contextmanager
+def _fastest_convolutions() -> Generator[None]:
+    """Let cuDNN try its algorithms: all batches of a run have the same shape."""
+    earlier = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = earlier
 
 
 def _train_or_explain(run: Run, stop: StopRequest) -> signal.Signals | None:
@@ -115,7 +130,7 @@ def _train_or_explain(run: Run, stop: StopRequest) -> signal.Signals | None:
 def _train(run: Run, stop: StopRequest) -> signal.Signals | None:
     """Take the steps that are left; return the signal that stopped them."""
     save(run)
-    stopped_by = _validate_if_due(run, stop)
+    stopped_by = _score_if_due(run, stop)
     if stopped_by is None:
         with contextlib.closing(_batches(run)) as batches:
             for batch in batches:
@@ -124,6 +139,9 @@ def _train(run: Run, stop: StopRequest) -> signal.Signals | None:
                 if stopped_by := _after_step(run, stop):
                     break
     save(run)
+    if stopped_by is None:
+        clear_away(run)
+    run.n_skipped = _count_skipped(run)
     return stopped_by
 
 
@@ -156,8 +174,8 @@ def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
     logs = is_capture or step == plan.n_steps or step % run.options.log_every == 0
     stopped_by, is_overdue = _agree(run, stop)
     saves = is_capture or is_overdue or run.resume_every.includes(step) or stopped_by is not None
-    validates = _is_validated(run)
-    if logs or ends_epoch or saves or validates or _reading_is_free(run):
+    scores = _is_scored(run)
+    if logs or ends_epoch or saves or scores or _reading_is_free(run):
         _read_losses(run)
     if logs:
         _record(run, Record(event="step", train_loss=run.losses.close_window()))
@@ -165,7 +183,7 @@ def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
         mean = run.losses.close_epoch(plan.steps_per_epoch)
         _record(run, Record(event="epoch", train_loss=mean))
     _report(run, ends_epoch=ends_epoch)
-    if not (saves or validates):
+    if not (saves or scores):
         return None
     with run.watch.paused():
         if is_capture:
@@ -173,7 +191,7 @@ def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
         if saves:
             # Before the validation: whatever happens in it, the steps are not lost.
             save(run)
-        return stopped_by or _validate_if_due(run, stop)
+        return stopped_by or _score_if_due(run, stop)
 
 
 def _agree(run: Run, stop: StopRequest) -> tuple[signal.Signals | None, bool]:
@@ -188,28 +206,38 @@ def _agree(run: Run, stop: StopRequest) -> tuple[signal.Signals | None, bool]:
     return (signals[0] if signals else None), votes[0][1]
 
 
-def _is_validated(run: Run) -> bool:
-    """Tell whether the weights of this step are to be validated."""
+def _is_scored(run: Run) -> bool:
+    """Tell whether anything is to be scored after this step."""
     is_regular = run.step == 0 or run.step in run.plan.captures
-    return run.val is not None and (is_regular or run.validate_every.includes(run.step))
+    is_due = run.val is not None and (is_regular or run.validate_every.includes(run.step))
+    return is_due or run.is_average_due
 
 
-def _validate_if_due(run: Run, stop: StopRequest) -> signal.Signals | None:
+def _score_if_due(run: Run, stop: StopRequest) -> signal.Signals | None:
     """Validate, unless that has been done; return the signal that cut it short."""
-    if not _is_validated(run) or run.validated_step == run.step:
+    if not _is_scored(run) or run.validated_step == run.step:
         return None
     if run.losses.last is not None and not math.isfinite(run.losses.last):
         run.listener.on_notice(f"step {run.step}: the loss is not finite; not validated")
         run.validated_step = run.step
         return None
     records = validate(run, stop)
-    signals = [number for number in run.context.gather(stop.number) if number is not None]
-    if signals:
-        return signals[0]
+    if run.is_average_due and run.online is not None and run.start.train is not None:
+        records += score_average(run, run.online, train=run.start.train, stop=stop)
+    if number := agreed_signal(stop, run.context):
+        return number
     for record in records:
         _record(run, record)
     run.validated_step = run.step
     return None
+
+
+def _count_skipped(run: Run) -> int:
+    """Return how many images any rank could not read."""
+    skipped = {("train", path) for path in run.train.skipped}
+    if run.val is not None:
+        skipped |= {("val", path) for path in run.val.skipped}
+    return len(set[tuple[str, str]]().union(*run.context.gather(skipped)))
 
 
 def _reading_is_free(run: Run) -> bool:
@@ -222,7 +250,7 @@ def _read_losses(run: Run) -> None:
     if steps_ago is None or run.options.allow_nonfinite:
         return
     step = run.step - steps_ago
-    captures = [path for path in run.captures() if path.exists()]
+    captures = run.captures()
     raise TrainingError(
         f"step {step} (epoch {run.plan.epoch(step):.2f}, learning rate"
         f" {run.plan.schedule.lr(step):g}): the training loss is not finite; the last good"
@@ -247,6 +275,7 @@ def _record(run: Run, record: Record) -> None:
 
 
 def _report(run: Run, *, ends_epoch: bool) -> None:
+    rate = run.watch.images_per_second
     progress = Progress(
         step=run.step,
         n_steps=run.plan.n_steps,
@@ -254,7 +283,8 @@ def _report(run: Run, *, ends_epoch: bool) -> None:
         cycle=run.plan.schedule.cycle(run.step),
         lr=run.lr,
         loss=run.losses.last,
-        images_per_second=run.watch.images_per_second,
+        images_per_second=rate,
+        seconds_left=(run.plan.n_steps - run.step) * run.plan.batch_size / rate,
     )
     run.listener.on_progress(progress)
     stall = run.watch.stall() if ends_epoch else None

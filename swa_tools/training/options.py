@@ -62,6 +62,10 @@ class FinetuneOptions:
         min_crop_area: Smallest random crop of the augmentation, as a part of the image's area.
         label_smoothing: Of the cross entropy.
         ema: Decay of an exponential moving average of the weights, updated each step.
+        swa_online: Whether the average of the captures is kept in the run (Algorithm 1), its
+            BatchNorm statistics recomputed and scored, in `swa.safetensors`.
+        swa_every: Captures between two scores of that average; None for the last capture alone.
+        keep_checkpoints: How many captures stay, the newest; None for all.
         amp: Mixed precision; `auto` is bf16 on GPUs that have it, else off.
         channels_last: Whether images and weights are laid out channels last.
         compile: Whether `torch.compile` is used.
@@ -105,6 +109,9 @@ class FinetuneOptions:
     min_crop_area: float = 0.08
     label_smoothing: float = 0.0
     ema: float | None = None
+    swa_online: bool = False
+    swa_every: int | None = None
+    keep_checkpoints: int | None = None
 
     amp: Amp = "auto"
     channels_last: bool = True
@@ -122,11 +129,12 @@ class FinetuneOptions:
     resume_if_exists: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options for JSON: the nested ones under their own names, paths as text."""
+        """Return the options for JSON: the nested ones under their own names, paths absolute."""
         document = dataclasses.asdict(self)
         document |= document.pop("schedule") | document.pop("optimizer")
         return {
-            key: str(value) if isinstance(value, Path) else value for key, value in document.items()
+            key: str(value.absolute()) if isinstance(value, Path) else value
+            for key, value in document.items()
         }
 
 

@@ -21,6 +21,7 @@ class Progress:
         lr: Learning rate of the step.
         loss: The newest loss that was read from the device; None before the first.
         images_per_second: Over all ranks, since the last pause for a checkpoint or a validation.
+        seconds_left: For the remaining steps at this rate, without pauses.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Progress:
     lr: float
     loss: float | None
     images_per_second: float
+    seconds_left: float
 
 
 def _ignore(_: object) -> None:

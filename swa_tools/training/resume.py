@@ -26,7 +26,8 @@ class ResumePoint:
         step: Optimizer steps completed.
         settings: What the run was started with, as far as its numbers depend on it.
         model, optimizer, scaler: Their state_dicts.
-        ema: The averaged state_dict, if the run keeps one.
+        ema: The moving average's state_dict, if the run keeps one.
+        online: The state of the running average of captures, if the run keeps one.
         validated_step: The last step whose validation is in the metrics; None before the first.
         metrics_bytes: Length of `metrics.jsonl`; what is behind it belongs to a lost future.
         window_losses: Losses since the last `step` record, over all ranks.
@@ -39,6 +40,7 @@ class ResumePoint:
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     ema: dict[str, torch.Tensor] | None
+    online: dict[str, Any] | None
     validated_step: int | None
     metrics_bytes: int
     window_losses: list[float]

@@ -15,6 +15,7 @@ from swa_tools.distributed import Distributed
 from swa_tools.models import has_batchnorm
 from swa_tools.training.ema import ExponentialAverage
 from swa_tools.training.losses import LossLog
+from swa_tools.training.online import OnlineAverage
 from swa_tools.training.options import FinetuneOptions, Interval
 from swa_tools.training.plan import RunPlan
 from swa_tools.training.progress import Listener, Stopwatch
@@ -40,7 +41,7 @@ class EpochLoader(Protocol):
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Run:
-    """A run under way. The loop changes the last four attributes, and no others.
+    """A run under way. The loop changes the last five attributes, and no others.
 
     Attributes:
         options: What the user asked for.
@@ -53,6 +54,7 @@ class Run:
         module: The plain network, on the device.
         stepper: What trains it.
         ema: Its moving average, if one is kept.
+        online: The average of its captures, if one is kept in the run.
         train: The training images.
         val: The validation images; None where nothing is validated.
         validate_every, resume_every: Besides at captures.
@@ -62,6 +64,7 @@ class Run:
         validated_step: The last step that was validated; None before the first.
         saved: (step, validated_step) of the newest resume point; None before the first.
         saved_at: When that was written, on the monotonic clock.
+        n_skipped: Images that could not be read, on all ranks; known at the end.
     """
 
     options: FinetuneOptions
@@ -74,6 +77,7 @@ class Run:
     module: nn.Module
     stepper: Stepper
     ema: ExponentialAverage | None
+    online: OnlineAverage | None
     train: EpochLoader
     val: Loader | None
     validate_every: Interval
@@ -85,6 +89,7 @@ class Run:
     validated_step: int | None
     saved: tuple[int, int | None] | None
     saved_at: float
+    n_skipped: int = 0
 
     @property
     def lr(self) -> float:
@@ -106,8 +111,19 @@ class Run:
         return self.directory.checkpoints / capture_name(self.plan.schedule.cycle(step))
 
     def captures(self) -> list[Path]:
-        """Return the files of the captures taken so far."""
-        return [self.capture_path(step) for step in self.plan.captures if step <= self.step]
+        """Return the files of the captures taken so far that are still there."""
+        paths = [self.capture_path(step) for step in self.plan.captures if step <= self.step]
+        return [path for path in paths if path.exists()]
+
+    @property
+    def is_average_due(self) -> bool:
+        """Whether the average of the captures is scored after this step."""
+        captures = self.plan.captures
+        if self.online is None or self.step not in captures:
+            return False
+        every = self.options.swa_every
+        number = captures.index(self.step) + 1
+        return number == len(captures) or (every is not None and number % every == 0)
 
     def metadata(self, bn: BnInfo, *, at_start: bool = False) -> CheckpointMetadata:
         """Return what a checkpoint taken now says about itself."""

@@ -44,6 +44,11 @@ class RunDirectory:
         return self.path / "ema"
 
     @property
+    def average(self) -> Path:
+        """The average of the captures, ready for use."""
+        return self.path / "swa.safetensors"
+
+    @property
     def metrics(self) -> Path:
         """The records of training and validation."""
         return self.path / "metrics.jsonl"
@@ -69,6 +74,11 @@ class RunDirectory:
             OutputError: The folder is not empty and `force` is not set.
         """
         with _writing(self.path):
+            existing = next(
+                path for path in (self.path, *self.path.absolute().parents) if path.exists()
+            )
+            if not os.access(existing, os.W_OK | os.X_OK):
+                raise OutputError(f"{self.path}: cannot write a run there: no permission")
             if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
                 return
         if not self.path.is_dir():
@@ -123,7 +133,7 @@ class RunDirectory:
             file.truncate(n_bytes)
 
     def _own_files(self) -> Iterator[Path]:
-        yield from (self.resume, self.start, self.metrics, self.results)
+        yield from (self.resume, self.start, self.average, self.metrics, self.results)
         for folder in (self.checkpoints, self.ema):
             if folder.is_dir():
                 yield from folder.glob("*.safetensors")

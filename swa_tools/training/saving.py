@@ -2,7 +2,7 @@
 
 import time
 
-from swa_tools.checkpoints import BnInfo
+from swa_tools.checkpoints import BnInfo, content_digest
 from swa_tools.models import save_state_dict
 from swa_tools.training.resume import ResumePoint, save_resume_point
 from swa_tools.training.run import Run
@@ -12,7 +12,7 @@ SLOW_SECONDS = 1.0
 
 
 def save_capture(run: Run) -> None:
-    """Write the checkpoint of this step, and the moving average's beside it."""
+    """Write the checkpoint of this step, and count it in the averages that the run keeps."""
     if not run.context.is_main:
         return
     path = run.capture_path(run.step)
@@ -22,6 +22,24 @@ def save_capture(run: Run) -> None:
         save_state_dict(
             run.directory.ema / path.name, run.ema.module.state_dict(), metadata, force=True
         )
+    if run.online is not None:
+        run.online.add(run.module.state_dict(), name=path.name, digest=content_digest(path))
+    if run.options.keep_checkpoints is not None:
+        # The newest stays until the run is over, also where none is to be kept.
+        _remove_all_but(max(1, run.options.keep_checkpoints), run)
+
+
+def clear_away(run: Run) -> None:
+    """Remove the last capture of a run that is over, if none was to be kept."""
+    if run.options.keep_checkpoints == 0 and run.context.is_main:
+        _remove_all_but(0, run)
+
+
+def _remove_all_but(n_kept: int, run: Run) -> None:
+    captures = run.captures()
+    for path in captures[: max(0, len(captures) - n_kept)]:
+        path.unlink()
+        (run.directory.ema / path.name).unlink(missing_ok=True)
 
 
 def averaged(bn: BnInfo) -> BnInfo:
@@ -51,6 +69,7 @@ def _point(run: Run) -> ResumePoint:
         optimizer=run.stepper.optimizer.state_dict(),
         scaler=run.stepper.scaler.state_dict(),
         ema=None if run.ema is None else run.ema.module.state_dict(),
+        online=None if run.online is None else run.online.state_dict(),
         validated_step=run.validated_step,
         metrics_bytes=run.directory.sync_metrics(),
         window_losses=run.losses.window,

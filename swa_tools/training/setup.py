@@ -1,6 +1,7 @@
 """From the options of a run to its first step, or to the step where it is resumed."""
 
 import dataclasses
+import functools
 import os
 import time
 from typing import Any
@@ -11,12 +12,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from swa_tools.data import Loader, evaluation_loader, training_loader
-from swa_tools.distributed import Distributed
+from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import TrainingError
 from swa_tools.models import load_into, save_state_dict
 from swa_tools.training.description import describe_run
 from swa_tools.training.ema import ExponentialAverage
 from swa_tools.training.losses import LossLog
+from swa_tools.training.online import OnlineAverage
 from swa_tools.training.optimizer import build_optimizer, load_optimizer
 from swa_tools.training.options import FinetuneOptions, parse_interval
 from swa_tools.training.plan import RunPlan, plan_run
@@ -25,7 +27,7 @@ from swa_tools.training.resume import ResumePoint, check_settings
 from swa_tools.training.run import EpochLoader, Run
 from swa_tools.training.run_directory import RunDirectory
 from swa_tools.training.start import Start, open_start, together
-from swa_tools.training.step import Stepper, amp_dtype
+from swa_tools.training.step import Stepper
 from swa_tools.training.synthetic import SyntheticLoader
 
 
@@ -48,15 +50,9 @@ def open_run(options: FinetuneOptions, *, context: Distributed, listener: Listen
     point = start.point
     if point is not None:
         check_settings(point.settings, expected=settings, run=directory.path)
-    intervals = {
-        name: parse_interval(
-            getattr(options, name),
-            flag="--" + name.replace("_", "-"),
-            steps_per_epoch=plan.steps_per_epoch,
-            minutes=name == "resume_every",
-        )
-        for name in ("validate_every", "resume_every")
-    }
+    interval = functools.partial(parse_interval, steps_per_epoch=plan.steps_per_epoch)
+    validate_every = interval(options.validate_every, flag="--validate-every", minutes=False)
+    resume_every = interval(options.resume_every, flag="--resume-every", minutes=True)
     module, stepper, ema = _network(options, start, context)
     run = Run(
         options=options,
@@ -69,9 +65,11 @@ def open_run(options: FinetuneOptions, *, context: Distributed, listener: Listen
         module=module,
         stepper=stepper,
         ema=ema,
+        online=_online(options, point),
         train=train,
         val=_validation_loader(options, start, context),
-        **intervals,
+        validate_every=validate_every,
+        resume_every=resume_every,
         losses=_losses(point),
         watch=Stopwatch(),
         resumed_step=None if point is None else point.step,
@@ -194,6 +192,7 @@ def _plan(
 _SETTINGS = (
     *("model", "model_kwargs", "image_size", "pretrained", "checkpoint", "entry", "from_run"),
     *("new_head", "drop_path", "synthetic_data", "batch_size", "seed", "label_smoothing", "ema"),
+    "swa_online",
     "min_crop_area",
     *("optimizer", "momentum", "nesterov", "weight_decay", "no_decay_norm_bias", "clip_grad"),
 )
@@ -258,6 +257,21 @@ def _network(
         rank=context.rank,
     )
     return module, stepper, ema
+
+
+def _online(options: FinetuneOptions, point: ResumePoint | None) -> OnlineAverage | None:
+    if not options.swa_online:
+        if options.keep_checkpoints == 0:
+            raise TrainingError(
+                "--keep-checkpoints none: nothing would be left of the run; give --swa-online, too"
+            )
+        return None
+    if options.synthetic_data is not None:
+        raise TrainingError("--swa-online needs images for BatchNorm; leave --synthetic-data out")
+    online = OnlineAverage()
+    if point is not None and point.online is not None:
+        online.load_state_dict(point.online)
+    return online
 
 
 def _losses(point: ResumePoint | None) -> LossLog:

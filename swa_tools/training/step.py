@@ -98,11 +98,3 @@ class Stepper:
 def step_seed(seed: int, *, step: int, rank: int) -> int:
     """Return the seed of a step's random numbers on a rank, below 2^63."""
     return xxhash.xxh3_64_intdigest(f"{seed}/{step}/{rank}".encode()) >> 1
-
-
-def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """Return what `--amp` means on a device; None for full precision."""
-    if amp == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bf16 else None
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]

@@ -20,6 +20,7 @@ class SyntheticLoader:
         device: Where the images are.
         seed: Of the images.
         rank, world_size: This process among all.
+        channels_last: Whether the images lie in memory as (N, H, W, 3).
 
     Raises:
         TrainingError: The ranks cannot share the batch evenly.
@@ -36,6 +37,7 @@ class SyntheticLoader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        channels_last: bool = False,
     ) -> None:
         if batch_size % world_size:
             raise TrainingError(f"a batch of {batch_size} images does not divide by {world_size}")
@@ -44,8 +46,9 @@ class SyntheticLoader:
         random = torch.Generator().manual_seed(seed + rank)
         share, size = batch_size // world_size, preprocessing.image_size
         images = torch.randn((share, 3, size, size), generator=random)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
         self._batch = Batch(
-            images=images.to(device, memory_format=torch.channels_last),
+            images=images.to(device, memory_format=layout),
             targets=torch.randint(num_classes, (share,), generator=random).to(device),
             indices=torch.arange(share) * world_size + rank,
         )

@@ -1,18 +1,30 @@
-"""Scores of the weights as they are, on the way."""
+"""Scores on the way: of the weights as they are, and of the average of the captures."""
 
+import copy
+import signal
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from swa_tools.checkpoints import content_digest
-from swa_tools.data import Batch
+from swa_tools import __version__
+from swa_tools.batchnorm import update_bn
+from swa_tools.checkpoints import BnInfo, CheckpointMetadata, content_digest
+from swa_tools.data import Batch, ImageSet, statistics_loader
 from swa_tools.distributed import Distributed
 from swa_tools.evaluation import Score, evaluate
+from swa_tools.models import load_into, save_state_dict
 from swa_tools.records import Record
 from swa_tools.training.interrupts import StopRequest
+from swa_tools.training.online import OnlineAverage
 from swa_tools.training.run import Run
 from swa_tools.training.saving import averaged
+
+
+def agreed_signal(stop: StopRequest, context: Distributed) -> signal.Signals | None:
+    """Return the signal that any rank got; all ranks must call this."""
+    return next((number for number in context.gather(stop.number) if number is not None), None)
 
 
 def validate(run: Run, stop: StopRequest) -> list[Record]:
@@ -28,10 +40,80 @@ def validate(run: Run, stop: StopRequest) -> list[Record]:
         models["ema"] = run.ema.module
     for module in models.values():
         _share_buffers(module, run.context)
-    evaluation = evaluate(
-        models, _until(stop, run.val or ()), context=run.context, amp=run.stepper.amp
+    scores = _scores(run, models, stop)
+    return [_record_of_weights(run, kind, score) for kind, score in scores.items()]
+
+
+def score_average(
+    run: Run, online: OnlineAverage, *, train: ImageSet, stop: StopRequest
+) -> list[Record]:
+    """Recompute the BatchNorm statistics of the captures' average, save it and score it.
+
+    A signal cuts it short: nothing is saved then.
+
+    Args:
+        run: The run, at a capture.
+        online: Its average; rank 0 has it.
+        train: Images for the statistics.
+        stop: Where the signal is noted.
+    """
+    context, path = run.context, run.directory.average
+    module = copy.deepcopy(run.module)
+    weights = context.broadcast(online.weights())
+    load_into(module, weights, where=str(path))
+    bn = _recompute_bn(run, module, train, stop)
+    if agreed_signal(stop, context) is not None:
+        return []
+    scores = _scores(run, {"average": module}, stop)
+    if agreed_signal(stop, context) is not None:
+        return []
+    if context.is_main:
+        metadata = CheckpointMetadata(
+            kind="average",
+            model=run.start.built.info,
+            preprocessing=run.start.built.preprocessing,
+            bn=bn,
+            average=online.info(),
+            swa_tools=__version__,
+        )
+        save_state_dict(path, module.state_dict(), metadata, force=True)
+    return [_record(run, kind, score, bn=bn, path=path) for kind, score in scores.items()]
+
+
+def _scores(run: Run, models: dict[str, nn.Module], stop: StopRequest) -> dict[str, Score]:
+    if run.val is None:
+        return {}
+    batches = _until(stop, run.val)
+    return evaluate(models, batches, context=run.context, amp=run.stepper.amp).scores
+
+
+def _recompute_bn(run: Run, module: nn.Module, train: ImageSet, stop: StopRequest) -> BnInfo:
+    """Measure the statistics as `update-bn` does by default."""
+    if run.bn.state == "none":
+        return run.bn
+    options, context = run.options, run.context
+    loader = statistics_loader(
+        train,
+        run.start.built.preprocessing,
+        batch_size=options.batch_size,
+        device=context.device,
+        seed=options.seed,
+        augment=False,
+        workers=options.workers,
+        skip_bad_images=options.skip_bad_images,
+        rank=context.rank,
+        world_size=context.world_size,
+        channels_last=options.channels_last,
     )
-    return [_scored(run, kind, score) for kind, score in evaluation.scores.items()]
+    report = update_bn(module, _until(stop, loader), context=context, amp=run.stepper.amp)
+    return BnInfo(
+        state="updated",
+        estimator="population",
+        n_samples=report.n_samples,
+        batch_size=options.batch_size,
+        augment=False,
+        data_digest=train.digest(),
+    )
 
 
 def _until(stop: StopRequest, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -52,16 +134,17 @@ def _share_buffers(module: nn.Module, context: Distributed) -> None:
         buffer.copy_(told[name])
 
 
-def _scored(run: Run, kind: str, score: Score) -> Record:
-    bn = run.bn
-    path = None
+def _record_of_weights(run: Run, kind: str, score: Score) -> Record:
     if run.step == 0:
-        kind, bn, path = "start", run.start.bn, run.directory.start
-    elif run.step in run.plan.captures:
-        path = run.capture_path(run.step)
+        return _record(run, "start", score, bn=run.start.bn, path=run.directory.start)
+    path = run.capture_path(run.step) if run.step in run.plan.captures else None
     if kind == "ema":
-        bn = averaged(bn)
         path = None if path is None else run.directory.ema / path.name
+        return _record(run, kind, score, bn=averaged(run.bn), path=path)
+    return _record(run, kind, score, bn=run.bn, path=path)
+
+
+def _record(run: Run, kind: str, score: Score, *, bn: BnInfo, path: Path | None) -> Record:
     return Record(
         event="evaluation",
         checkpoint=None if path is None else path.name,

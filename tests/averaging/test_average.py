@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -18,8 +17,6 @@ from swa_tools.averaging import (
     Uniform,
     Weights,
     average_checkpoints,
-    find_duplicates,
-    open_all,
 )
 from swa_tools.checkpoints import (
     BnInfo,
@@ -292,96 +289,14 @@ class TestMetadata:
         assert source.name == "\ufffd.safetensors"
 
 
-class TestModelFolder:
-    """`-o DIR/` writes what timm and Hugging Face read."""
-
-    def test_timm_loads_it_as_a_local_dir(self, tmp_path):
-        model = timm.create_model("test_resnet", num_classes=5)
-        arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-        path = tmp_path / "0.safetensors"
-        write_checkpoint(path, arrays, TRAINED)
-        average_checkpoints([path], f"{tmp_path}/vit/")
-        loaded = timm.create_model(f"local-dir:{tmp_path}/vit", pretrained=True)
-        for name, tensor in model.state_dict().items():
-            torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
-        assert list(loaded.pretrained_cfg["input_size"]) == [3, 96, 96]
-        assert loaded.pretrained_cfg["interpolation"] == "bicubic"
-        assert list(loaded.pretrained_cfg["mean"]) == [0.5, 0.5, 0.5]
-        assert round(96 / loaded.pretrained_cfg["crop_pct"]) == 110
-
-    def test_a_folder_of_folders_keeps_its_config(self, tmp_path):
-        for k in range(2):
-            (tmp_path / str(k)).mkdir()
-            (tmp_path / str(k) / "config.json").write_text('{"architecture": "x"}')
-            arrays = {"w": np.full(2, float(k))}
-            write_checkpoint(tmp_path / str(k) / "model.safetensors", arrays, None)
-        average_checkpoints([tmp_path / "0", tmp_path / "1"], f"{tmp_path}/out/")
-        assert (tmp_path / "out/config.json").read_text() == '{"architecture": "x"}'
-        assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]
-
-    def test_a_failure_leaves_no_folder(self, tmp_path):
-        path = tmp_path / "0.safetensors"
-        write_checkpoint(path, {"w": np.array([np.nan])}, TRAINED)
-        with pytest.raises(CheckpointError, match="holds NaN"):
-            average_checkpoints([path], f"{tmp_path}/out/")
-        assert os.listdir(tmp_path) == ["0.safetensors"]
-
-    def test_a_file_of_which_no_model_is_known_cannot_become_one(self, checkpoints, tmp_path):
-        paths = checkpoints({"w": np.ones(1)})
-        with pytest.raises(CheckpointError, match="cannot write a model folder"):
-            average_checkpoints(paths, f"{tmp_path}/out/")
-        assert not (tmp_path / "out").exists()
-
-    def test_files_in_an_existing_folder_need_force(self, tmp_path):
-        path, folder = tmp_path / "0.safetensors", tmp_path / "out"
-        write_checkpoint(path, {"w": np.ones(1)}, TRAINED)
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-        (folder / "README.md").write_text("mine")
-        with pytest.raises(OutputError, match="config.json: it exists already"):
-            average_checkpoints([path], f"{folder}/")
-        average_checkpoints([path], f"{folder}/", options=AverageOptions(force=True))
-        names = ["README.md", "config.json", "model.safetensors"]
-        assert sorted(os.listdir(folder)) == names
-
-
-class TestDuplicates:
-    def found(self, paths):
-        with open_all(paths) as opened:
-            return [
-                (one.checkpoint.path.name, one.original.path.name)
-                for one in find_duplicates(opened)
-            ]
-
-    def test_links_and_copies_are_found_whatever_their_format(self, checkpoints, states, tmp_path):
-        written = states(2)
-        paths = checkpoints(*written)
-        folder = paths[0].parent
-        (folder / "link.safetensors").symlink_to(paths[0])
-        (folder / "hard.safetensors").hardlink_to(paths[0])
-        shutil.copy(paths[1], folder / "last.safetensors")
-        torch.save({"state_dict": as_tensors(written[0])}, folder / "best.pth")
-        names = ["link.safetensors", "hard.safetensors", "last.safetensors", "best.pth"]
-        assert self.found([*paths, *(folder / name for name in names)]) == [
-            ("link.safetensors", "000.safetensors"),
-            ("hard.safetensors", "000.safetensors"),
-            ("last.safetensors", "001.safetensors"),
-            ("best.pth", "000.safetensors"),
-        ]
-
-    def test_the_same_path_twice_is_one(self, checkpoints, states):
-        (path,) = checkpoints(states(1)[0])
-        assert self.found([path, path]) == [(path.name, path.name)]
-
-    def test_checkpoints_that_differ_outside_of_the_samples_are_two(self, checkpoints):
-        one = {"w": np.zeros(100_000), "b": np.zeros(3)}
-        other = {"w": np.zeros(100_000), "b": np.zeros(3)}
-        other["w"][0] = 1
-        assert self.found(checkpoints(one, other)) == []
-        names = {"v": np.zeros(100_000), "b": np.zeros(3)}
-        assert self.found(checkpoints(one, names)) == []
-
-    def test_no_tensors_at_all_are_no_trouble(self, checkpoints):
-        assert self.found(checkpoints({}, {})) == [("001.safetensors", "000.safetensors")]
-        empty = {"w": np.zeros((0, 3)), "s": np.array(1.0)}
-        assert self.found(checkpoints(empty, {**empty, "s": np.array(2.0)})) == []
+def test_other_files_in_a_model_folder_stay(tmp_path):
+    path, folder = tmp_path / "0.safetensors", tmp_path / "out"
+    write_checkpoint(path, {"w": np.ones(1)}, TRAINED)
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("mine")
+    with pytest.raises(OutputError, match="config.json: it exists already"):
+        average_checkpoints([path], f"{folder}/")
+    average_checkpoints([path], f"{folder}/", options=AverageOptions(force=True))
+    assert sorted(os.listdir(folder)) == ["README.md", "config.json", "model.safetensors"]
+    assert (folder / "README.md").read_text() == "mine"

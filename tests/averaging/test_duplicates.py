@@ -52,3 +52,20 @@ def test_only_files_that_look_alike_are_read_whole(checkpoints, states, monkeypa
     with open_all(paths) as opened:
         assert len(find_duplicates(opened)) == 1
     assert sorted(read) == ["002.safetensors", "006.safetensors"]
+
+
+def test_the_same_path_twice_is_one(checkpoints, found, states):
+    (path,) = checkpoints(states(1)[0])
+    assert found(path, path) == [(path.name, path.name)]
+
+
+def test_files_that_agree_in_all_but_a_name_are_two(checkpoints, found):
+    one = {"w": np.zeros(100_000), "b": np.zeros(3)}
+    other = {"v": np.zeros(100_000), "b": np.zeros(3)}
+    assert found(*checkpoints(one, other)) == []
+
+
+def test_tensors_without_elements_and_files_without_tensors_are_no_trouble(checkpoints, found):
+    assert found(*checkpoints({}, {})) == [("001.safetensors", "000.safetensors")]
+    empty = {"w": np.zeros((0, 3)), "s": np.array(1.0)}
+    assert found(*checkpoints(empty, {**empty, "s": np.array(2.0)})) == []

@@ -4,6 +4,7 @@ import collections
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,15 +15,20 @@ import pytest
 from swa_tools.averaging import AverageOptions, average_checkpoints
 from swa_tools.checkpoints import write_checkpoint
 
-# getppid, which nothing else calls, marks where the work begins and ends in the trace.
+# strace is attached once everything is imported, so that the calls are counted from there: what
+# importing takes depends on what is compiled. getppid, which nothing else calls, marks where the
+# work begins and ends.
 SCRIPT = textwrap.dedent("""
-    import os, sys
+    import ctypes, os, sys
     from swa_tools.averaging import AverageOptions, average_checkpoints
     from swa_tools.errors import SwaToolsError
 
+    ctypes.CDLL(None).prctl(0x59616D61, -1)  # PR_SET_PTRACER: by any process of this user
     folder = sys.argv[1]
     inputs = [f"{folder}/a.safetensors", f"{folder}/b.safetensors"]
     options = AverageOptions(force=True, n_threads=1)
+    print("ready", flush=True)
+    os.read(0, 1)
     os.getppid()
     try:
         average_checkpoints(inputs, f"{folder}/out.safetensors", options=options)
@@ -34,13 +40,13 @@ SCRIPT = textwrap.dedent("""
 """)
 EARLIER = b"the earlier one"
 FAULTS = {"ENOSPC": "error=ENOSPC", "EIO": "error=EIO", "SIGKILL": "signal=SIGKILL"}
-ENVIRONMENT = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 NOT_OF_FILES = ("mmap", "munmap", "brk", "mremap", "madvise", "futex", "getppid", "rt_sig", "exit")
 WRITING = ("pwrite64", "fsync", "rename", "renameat", "renameat2", "unlink", "unlinkat", "flock")
 
 
 class Call(NamedTuple):
-    """One system call of the work: its name, and the how-many-eth of the process it is."""
+    """One system call of the work: its name, and the how-many-eth of that name it is."""
 
     name: str
     number: int
@@ -52,15 +58,19 @@ class Call(NamedTuple):
 
 
 def strace(folder, *options):
-    command = ["strace", "-f", "-qq", "-o", folder / "trace", *options]
-    return subprocess.run(
-        [*command, sys.executable, "-c", SCRIPT, folder / "work"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    """Do the work under strace; its trace is left in the folder."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-c", SCRIPT, folder / "work"]
+    with subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes) as worker:
+        assert worker.stdout.readline() == "ready\n"
+        attach = ["strace", "-p", str(worker.pid), "-o", folder / "trace", *options]
+        with subprocess.Popen(attach, stderr=subprocess.PIPE, text=True) as tracer:
+            said = tracer.stderr.readline()
+            stdout, stderr = worker.communicate("x", timeout=60)
+            said += tracer.communicate(timeout=60)[1]
+    if "attached" not in said:
+        pytest.skip(f"strace does not work here: {said.strip()[-200:]}")
+    return subprocess.CompletedProcess(command, worker.returncode, stdout, stderr)
 
 
 def fill(folder, *, earlier):
@@ -86,9 +96,7 @@ def calls(tmp_path_factory):
     for earlier in (False, True):
         folder = tmp_path_factory.mktemp("trace")
         fill(folder / "work", earlier=earlier)
-        finished = strace(folder)
-        if finished.returncode != 0:
-            pytest.skip(f"strace does not work here: {finished.stderr.strip()[-200:]}")
+        assert strace(folder).returncode == 0
         trace = (folder / "trace").read_text(errors="replace").splitlines()
         found[earlier] = list(calls_between_marks(trace))
         names = {call.name for call in found[earlier]}
@@ -99,13 +107,10 @@ def calls(tmp_path_factory):
 def calls_between_marks(trace):
     counts, is_work = collections.Counter(), False
     for line in trace:
-        match = re.match(r"\d+\s+(\w+)\(", line)
-        if match is None:
-            continue
-        name = match[1]
+        name = line.partition("(")[0]
         counts[name] += 1
         is_work ^= name == "getppid"
-        if is_work and not name.startswith(NOT_OF_FILES):
+        if is_work and name.isidentifier() and not name.startswith(NOT_OF_FILES):
             yield Call(name, counts[name], line)
 
 
@@ -137,7 +142,7 @@ def problems_after(call, fault, finished, folder, earlier, whole):
         yield "the output is neither as before nor whole"
     left = [name for name in os.listdir(folder / "work") if name.endswith(".tmp")]
     if fault == "SIGKILL":
-        if finished.returncode != -9:
+        if finished.returncode != -signal.SIGKILL:
             yield f"expected to be killed, found status {finished.returncode}"
     else:
         if left and call.name not in ("unlink", "unlinkat"):

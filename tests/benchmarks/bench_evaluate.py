@@ -16,19 +16,19 @@ from swa_tools.distributed import single_process
 from swa_tools.evaluation import EvaluationOptions, evaluate_checkpoints
 from swa_tools.models import create_model, save_state_dict
 
-MODEL, IMAGE_SIZE = "timm/test_resnet", 96
-N_CHECKPOINTS, N_IMAGES = 10, 400
-ROUNDS = 3
+MODEL, IMAGE_SIZE = "timm/test_resnet", 48
+N_CHECKPOINTS, N_IMAGES = 10, 200
+ROUNDS = 2
 
 
 def make_images(folder):
-    """Images of the size that ImageNet's have on average, smooth as photographs are."""
+    """Smooth images, as photographs are."""
     random = np.random.default_rng(0)
     for number in range(N_IMAGES):
-        small = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        small = Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8))
         path = folder / "01"[number % 2] / f"{number}.jpg"
         path.parent.mkdir(exist_ok=True)
-        small.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=95)
+        small.resize((800, 600), Image.Resampling.BICUBIC).save(path, quality=95)
 
 
 def make_checkpoints(folder):

@@ -414,7 +414,7 @@ class TestFilesThatChange:
 
         def is_mapped():
             with open("/proc/self/maps") as maps:
-                return mapped.name in maps.read()
+                return str(mapped) in maps.read()
 
         with open_checkpoint(mapped) as checkpoint:
             assert is_mapped()

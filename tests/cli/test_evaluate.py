@@ -1,52 +1,11 @@
-import dataclasses
 import json
 
 import pytest
-import torch
 
-from swa_tools import __version__
-from swa_tools.checkpoints import BnInfo, CheckpointMetadata, TrainingInfo
 from swa_tools.cli import run
-from swa_tools.models import create_model, save_state_dict
 from swa_tools.records import read_records
 
 CLASSES = ("blue", "green", "red")
-
-
-@pytest.fixture(scope="module")
-def run_directory(tmp_path_factory, tiny_model):
-    """A run with three captures and an average, trained on nothing."""
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "checkpoints").mkdir()
-    (folder / "run.json").write_text("{}")
-    torch.manual_seed(0)
-    built = create_model(tiny_model, num_classes=3, image_size=32)
-    metadata = CheckpointMetadata(
-        kind="checkpoint",
-        model=dataclasses.replace(built.info, classes=CLASSES),
-        preprocessing=built.preprocessing,
-        bn=BnInfo(state="trained"),
-        swa_tools=__version__,
-    )
-    for cycle in (1, 2, 3):
-        noise = torch.Generator().manual_seed(cycle)
-        state_dict = {
-            name: tensor + 0.05 * torch.rand(tensor.shape, generator=noise)
-            if tensor.is_floating_point()
-            else tensor
-            for name, tensor in built.module.state_dict().items()
-        }
-        training = TrainingInfo(
-            epoch=cycle, step=7 * cycle, cycle=cycle, lr=1e-5, schedule={"name": "sawtooth"}, seed=0
-        )
-        save_state_dict(
-            folder / "checkpoints" / f"cycle-{cycle:03d}.safetensors",
-            state_dict,
-            dataclasses.replace(metadata, training=training),
-        )
-    average = dataclasses.replace(metadata, kind="average", bn=BnInfo(state="stale"))
-    save_state_dict(folder / "average.safetensors", built.module.state_dict(), average)
-    return folder
 
 
 @pytest.fixture
@@ -59,9 +18,9 @@ def evaluate(image_folder, capsys):
     return call
 
 
-def test_a_run_is_scored_in_a_table_and_in_its_records(run_directory, evaluate):
-    results = run_directory / "results.jsonl"
-    printed = evaluate(run_directory, "--ensemble").out
+def test_a_run_is_scored_in_a_table_and_in_its_records(run_with_captures, evaluate):
+    results = run_with_captures / "results.jsonl"
+    printed = evaluate(run_with_captures, "--ensemble").out
     for name in ("cycle-001.safetensors", "cycle-003.safetensors", "ensemble of 3", "best"):
         assert name in printed
     assert "consecutive members, largest" in printed
@@ -76,12 +35,11 @@ def test_a_run_is_scored_in_a_table_and_in_its_records(run_directory, evaluate):
     assert [record.cycle for record in records] == [1, 2, 3, None]
     assert {record.split for record in records} == {"val"}
     assert records[0].command.startswith("swa-tools ")
-    results.unlink()
 
 
-def test_json_is_one_document(run_directory, evaluate, tmp_path):
-    average = run_directory / "average.safetensors"
-    arguments = [run_directory, average, "--allow-stale-bn", "--ensemble", "--per-class"]
+def test_json_is_one_document(run_with_captures, evaluate, tmp_path):
+    average = run_with_captures / "average.safetensors"
+    arguments = [run_with_captures, average, "--allow-stale-bn", "--ensemble", "--per-class"]
     found = evaluate(
         *arguments, "--json", "--split", "train", "--results", tmp_path / "scores.jsonl"
     )
@@ -99,26 +57,33 @@ def test_json_is_one_document(run_directory, evaluate, tmp_path):
     assert document["ensemble"]["members"] == [f"cycle-00{i}.safetensors" for i in (1, 2, 3)]
     assert document["agreements"][-1]["first"] == "average.safetensors"
     assert len(list(read_records(tmp_path / "scores.jsonl"))) == 5
-    assert not (run_directory / "results.jsonl").exists()
+    assert not (run_with_captures / "results.jsonl").exists()
 
 
-def test_one_checkpoint_has_nothing_to_be_compared_with(run_directory, evaluate, tmp_path):
-    capture = run_directory / "checkpoints" / "cycle-001.safetensors"
+def test_one_checkpoint_has_nothing_to_be_compared_with(run_with_captures, evaluate, tmp_path):
+    capture = run_with_captures / "checkpoints" / "cycle-001.safetensors"
     printed = evaluate(capture, "--per-class", "--results", tmp_path / "scores.jsonl").out
     assert "best" not in printed
     assert all(name in printed for name in CLASSES)
 
 
-def test_a_stale_average_is_refused_in_one_line(run_directory, evaluate):
-    found = evaluate(run_directory / "average.safetensors", status=1)
+def test_a_stale_average_is_refused_in_one_line(run_with_captures, evaluate):
+    found = evaluate(run_with_captures / "average.safetensors", status=1)
     assert found.out == ""
     assert found.err.startswith("Error: ")
     assert "swa-tools update-bn" in found.err
     assert found.err.count("\n") == 1
 
 
-def test_saved_logits_give_the_same_scores(run_directory, evaluate, tmp_path):
-    arguments = [run_directory, "--json", "--save-logits", tmp_path, "--results", tmp_path / "r"]
+def test_saved_logits_give_the_same_scores(run_with_captures, evaluate, tmp_path):
+    arguments = [
+        run_with_captures,
+        "--json",
+        "--save-logits",
+        tmp_path,
+        "--results",
+        tmp_path / "r",
+    ]
     first = evaluate(*arguments).out
     assert len(list(tmp_path.glob("*.logits.safetensors"))) == 3
     assert evaluate(*arguments).out == first
@@ -133,8 +98,8 @@ def test_saved_logits_give_the_same_scores(run_directory, evaluate, tmp_path):
         (["CAPTURE", "--model", "timm/resnet18"], "metadata says model"),
     ],
 )
-def test_errors_are_one_line_with_status_1(run_directory, evaluate, arguments, message):
-    capture = run_directory / "checkpoints" / "cycle-001.safetensors"
+def test_errors_are_one_line_with_status_1(run_with_captures, evaluate, arguments, message):
+    capture = run_with_captures / "checkpoints" / "cycle-001.safetensors"
     arguments = [capture if one == "CAPTURE" else one for one in arguments]
     found = evaluate(*arguments, status=1)
     assert found.out == ""

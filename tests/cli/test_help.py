@@ -23,7 +23,7 @@ def test_help_says_in_a_sentence_what_a_command_does(name):
     command = group.get_command(click.Context(group), name)
     first, *_ = (command.help or "").splitlines()
     assert first
-    assert first.endswith(".")
+    assert first.endswith((".", "?"))
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -264,6 +264,24 @@ def test_bad_image_is_named_in_one_line(damaged, preprocessing, workers):
         list(training_loader(damaged, preprocessing, seed=0, **options).epoch(0))
 
 
+def test_workers_end_with_an_error(damaged, preprocessing):
+    loader = evaluation_loader(damaged, preprocessing, batch_size=3, device=CPU, workers=2)
+    before = len(multiprocessing.active_children())
+    with pytest.raises(DataError, match="cannot read this image"):
+        list(loader)
+    assert len(multiprocessing.active_children()) == before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_second_iteration_at_the_same_time_is_an_error(images, preprocessing, workers):
+    loader = evaluation_loader(images, preprocessing, batch_size=3, device=CPU, workers=workers)
+    first = iter(loader)
+    next(first)
+    assert len(list(loader)) == 8
+    with pytest.raises(RuntimeError, match="once at a time"):
+        next(first)
+
+
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 no image either"])
 def test_file_that_is_no_image_is_a_bad_image(damaged, preprocessing, content):
     (damaged.root / "a" / "2.jpg").write_bytes(content)
@@ -353,22 +371,20 @@ def run_script(text, folder, **options):
     )
 
 
-def test_program_ends_while_workers_are_busy(image_folder):
-    finished = run_script("print('end')", image_folder / "train")
-    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "end\n", "")
-
-
-def test_signals_to_the_process_group_do_not_reach_the_workers(image_folder):
+def test_signals_to_the_process_group_do_not_reach_the_workers_and_the_program_ends(image_folder):
     text = textwrap.dedent("""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, lambda *_: None)
             os.killpg(0, number)
         print(len(list(batches)))
+        batches = loader.epoch(1)  # The program ends while the workers are busy with it.
+        next(batches)
     """)
     finished = run_script(text, image_folder / "train")
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "11\n", "")
 
 
+@pytest.mark.slow
 def test_workers_start_where_processes_are_spawned(image_folder):
     """As on macOS, where a worker gets pickled copies instead of inheriting memory."""
     text = textwrap.dedent("""

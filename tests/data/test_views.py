@@ -144,6 +144,19 @@ def test_crops_lie_within_the_image(height, width):
     assert (left + crop_width <= width).all()
 
 
+def test_area_of_crops_has_a_lower_bound():
+    areas = {}
+    for min_area in (0.08, 0.5, 1.0):
+        drawn = [
+            random_crop(200, 200, generator(0, AUGMENT, index=i), min_area=min_area)
+            for i in range(200)
+        ]
+        areas[min_area] = min(height * width / 200**2 for _, _, height, width in drawn)
+    assert 0.078 < areas[0.08] < 0.2
+    assert 0.49 < areas[0.5] < 0.6
+    assert areas[1.0] > 0.99
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(500, 375), (90, 70)])
 def test_training_view_is_pillows_crop_and_resize_within_rounding(photograph, interpolation, size):

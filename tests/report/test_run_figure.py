@@ -58,16 +58,32 @@ def test_one_average_is_a_point_and_several_with_epochs_are_a_curve():
 def test_jumps_are_vertical_and_reach_where_the_cycle_begins():
     """A sawtooth from 10 down to 0 over 10 steps, recorded at every fourth and at its end."""
     points = [(4, 6), (8, 2), (10, 0), (14, 6), (18, 2), (20, 0)]
-    assert with_jumps(points) == [(4, 6), (8, 2), (10, 0), (10, 10), (14, 6), (18, 2), (20, 0)]
+    expected = [(0, 10), (4, 6), (8, 2), (10, 0), (10, 10), (14, 6), (18, 2), (20, 0)]
+    assert with_jumps(points) == expected
 
 
-def test_a_continuous_schedule_has_no_jumps():
-    triangle = [(0, 10), (1, 8), (2, 6), (3, 4), (4, 6), (5, 8), (6, 10), (7, 8), (8, 4)]
-    assert with_jumps(triangle) == triangle
+def test_a_cycle_that_was_recorded_twice_is_drawn_from_its_beginning():
+    """The first record of the new cycle is near its end; that it is a new one is known."""
+    assert with_jumps([(0, 10), (10, 0), (18, 2), (20, 0)], ends={10}) == [
+        *[(0, 10), (10, 0), (10, 10), (18, 2), (20, 0)]
+    ]
+
+
+@pytest.mark.parametrize("ends", [(), {8}])
+def test_a_continuous_schedule_has_no_jumps(ends):
+    triangle = [(0, 10), (2, 6), (3, 4), (4, 6), (5, 8), (7, 8), (8, 9), (9, 9.5), (10, 8)]
+    assert with_jumps(triangle, ends=ends) == triangle
 
 
 def test_a_jump_to_a_single_record_goes_to_its_height():
     assert with_jumps([(0, 5), (1, 0), (2, 5)]) == [(0, 5), (1, 0), (1, 5), (2, 5)]
+
+
+def test_ends_of_cycles_are_known_from_the_records():
+    numbered = [
+        Record(event="step", epoch=0.5 * i, lr=0.1 / i, cycle=(i + 1) // 2) for i in range(1, 7)
+    ]
+    assert run_curves(numbered).cycle_ends == (1.0, 2.0)
 
 
 def test_message_says_what_the_picture_shows():

@@ -14,7 +14,7 @@ from PIL import Image
 from swa_tools.training.options import FinetuneOptions
 
 NURSERY = textwrap.dedent("""
-    import json, os, signal, sys
+    import json, os, resource, sys
     import torch
     import timm
     import swa_tools.cli, swa_tools.cli.finetune, swa_tools.training.loop
@@ -27,6 +27,8 @@ NURSERY = textwrap.dedent("""
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         os.environ.update(request["environment"])
+        if request["largest_file"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
         sys.argv = ["swa-tools", *request["arguments"]]
         swa_tools.cli.main(request["arguments"])
 
@@ -94,13 +96,17 @@ class Nursery:
         self._process.stdin.flush()
         return self._process.stdout.readline()
 
-    def start(self, *arguments, **environment):
-        """Start `swa-tools finetune` with these arguments."""
+    def start(self, *arguments, largest_file=None, **environment):
+        """Start `swa-tools finetune` with these arguments.
+
+        Writing more than `largest_file` bytes to a file fails, as on a full disk.
+        """
         self._n_started += 1
         log = self._folder / f"{self._n_started}.log"
         request = {
             "arguments": ["finetune", *map(str, arguments)],
             "environment": environment,
+            "largest_file": largest_file,
             "log": str(log),
         }
         log.touch()

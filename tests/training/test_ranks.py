@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from swa_tools.checkpoints import read_metadata
 from swa_tools.models import load_state_dict
 from swa_tools.records import read_records
 from swa_tools.training.resume import load_resume_point
@@ -102,6 +103,26 @@ def test_two_ranks_stop_together_and_one_goes_on(nursery, without_bn, alone, tmp
     assert second.output == ""
     status, output = nursery.run("--resume", run, "--epochs", 3)
     assert status == 0, output
+
+
+def test_the_whole_job_on_two_ranks(nursery, recipe, tmp_path):
+    run = tmp_path / "run"
+    results = run_ranks(nursery, *recipe, "--then-average", "-o", run)
+    assert [status for status, _ in results] == [0, 0], results
+    assert "swa.safetensors" in results[0][1]
+    assert results[1][1] == ""
+    metadata = read_metadata(run / "swa.safetensors")
+    assert (metadata.bn.state, metadata.bn.n_samples) == ("updated", 48)
+
+
+def test_two_ranks_keep_one_average_in_the_run(nursery, without_bn, tmp_path):
+    run = tmp_path / "run"
+    results = run_ranks(nursery, *without_bn, "--swa-online", "--swa-every", 1, "-o", run)
+    assert [status for status, _ in results] == [0, 0], results
+    captures = [load_state_dict(p) for p in sorted((run / "checkpoints").iterdir())]
+    for key, tensor in load_state_dict(run / "swa.safetensors").items():
+        mean = torch.stack([capture[key].double() for capture in captures]).mean(0)
+        torch.testing.assert_close(tensor, mean.float(), rtol=2e-7, atol=1e-9)
 
 
 def test_an_error_that_all_ranks_share_is_shown_once(nursery, recipe, tmp_path):

@@ -23,6 +23,7 @@ def a_point(**changes):
         "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": []},
         "scaler": {},
         "ema": None,
+        "online": None,
         "validated_step": None,
         "metrics_bytes": 17,
         "window_losses": [0.1, 0.2],

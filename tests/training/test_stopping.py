@@ -2,16 +2,19 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
-from swa_tools.errors import TrainingError
+from swa_tools.errors import OutputError, TrainingError
 from swa_tools.records import read_records
 from swa_tools.training.interrupts import stop_signals
 from swa_tools.training.loop import finetune
 from swa_tools.training.progress import Listener
 from swa_tools.training.resume import load_resume_point
 from swa_tools.training.schedule_options import ScheduleOptions
+from swa_tools.training.step import Stepper
 
 
 def send(number, *, at_step):
@@ -121,3 +124,45 @@ def test_a_loss_that_is_not_finite_is_ignored_on_request(options):
     result = finetune(options(schedule=schedule, allow_nonfinite=True, epochs=1), listener=listener)
     assert result.step == 6
     assert any("not validated" in notice for notice in notices)
+
+
+def test_a_resume_point_is_saved_when_the_time_is_up(options, files, tmp_path):
+    moments = []
+
+    def on_progress(progress):
+        moments.append(load_resume_point(tmp_path / "run" / "resume.pt").step)
+
+    finetune(options(resume_every="0.000001min"), listener=Listener(on_progress=on_progress))
+    assert moments == list(range(12))
+
+
+def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_room(
+    nursery, recipe, finished_run, files, tmp_path
+):
+    run = tmp_path / "run"
+    # Between the size of a checkpoint and that of a resume point with the optimizer's state.
+    process = nursery.start(*recipe, "-o", run, largest_file=600_000)
+    assert process.wait() == 1
+    last = process.output.splitlines()[-1]
+    assert last.startswith(f"Error: {run}/resume.pt: cannot write it: ")
+    assert last.endswith(f"--resume {run} goes on from step 0")
+    assert "Traceback" not in process.output
+    assert not list(run.rglob("*.tmp"))
+    status, output = nursery.run("--resume", run)
+    assert status == 0, output
+    assert files(run) == files(finished_run)
+
+
+def test_running_out_of_memory_says_what_to_try(options, monkeypatch):
+    def take(self, images, targets, *, step, lr):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Stepper, "take", take)
+    with pytest.raises(TrainingError, match="out of memory on cpu with 4 images at once.*late 4,"):
+        finetune(options(accumulate=2))
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_folder_without_permission_is_one_line(options):
+    with pytest.raises(OutputError, match="/sys/run: cannot write"):
+        finetune(options(output=Path("/sys/run")))

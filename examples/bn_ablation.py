@@ -1,0 +1,113 @@
+"""Does recomputing BatchNorm help an average, and how many images does it need?
+
+Prints the top-1 of the average of some checkpoints with its averaged ("stale") statistics, with
+those of the last checkpoint, and with statistics recomputed by each estimator on more and more
+training images:
+
+    python examples/bn_ablation.py run --data imagenet
+"""
+
+import argparse
+import copy
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from swa_tools.averaging import average_checkpoints
+from swa_tools.batchnorm import BnOptions, batchnorm_layers, recompute
+from swa_tools.checkpoints import find_checkpoints
+from swa_tools.data import evaluation_loader, find_split, map_to_outputs, open_images
+from swa_tools.distributed import single_process
+from swa_tools.evaluation import evaluate, wilson_interval
+from swa_tools.models import BuiltModel, load_checkpoint
+
+ESTIMATORS = ("batch-mean", "sample-weighted", "population")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="a run, or files")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--samples", type=int, nargs="+", default=[256, 1000, 4000, 10**9])
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--augment", action="store_true", help="training augmentation")
+    parser.add_argument("--model", help="for files that do not say their model")
+    parser.add_argument("--image-size", type=int)
+    return parser.parse_args()
+
+
+def load_average(paths: Sequence[Path], **choice: Any) -> BuiltModel:
+    """Return the average of the checkpoints, its statistics stale."""
+    with tempfile.TemporaryDirectory() as folder:
+        average = Path(folder) / "average.safetensors"
+        average_checkpoints(paths, average)
+        built, _ = load_checkpoint(average, **choice)
+    return built
+
+
+def with_statistics_of(average: nn.Module, last: nn.Module) -> nn.Module:
+    """Return the averaged weights with the statistics of the last checkpoint."""
+    module = copy.deepcopy(average)
+    theirs = batchnorm_layers(last)
+    for name, layer in batchnorm_layers(module).items():
+        layer.running_mean.copy_(theirs[name].running_mean)
+        layer.running_var.copy_(theirs[name].running_var)
+    return module
+
+
+def main() -> None:
+    """Measure and print the table."""
+    arguments = parse_arguments()
+    context = single_process()
+    paths = find_checkpoints(arguments.checkpoints)
+    choice = {"model": arguments.model, "image_size": arguments.image_size}
+    built = load_average(paths, **choice)
+    average = built.module.to(context.device)
+    last = load_checkpoint(paths[-1], **choice)[0].module.to(context.device)
+    train = open_images(find_split("train", data=arguments.data, directory=None))
+    val = open_images(find_split("val", data=arguments.data, directory=None))
+
+    models = {"stale": average, "of the last checkpoint": with_statistics_of(average, last)}
+    for n_samples in sorted({min(n, len(train)) for n in arguments.samples}):
+        for estimator in ESTIMATORS:
+            model = copy.deepcopy(average)
+            options = BnOptions(
+                estimator=estimator,
+                n_samples=n_samples,
+                augment=arguments.augment,
+                batch_size=arguments.batch_size,
+                seed=arguments.seed,
+            )
+            recompute(
+                [model],
+                train,
+                preprocessing=built.preprocessing,
+                options=options,
+                context=context,
+            )
+            models[f"{estimator}, {n_samples} images"] = model
+
+    batches = evaluation_loader(
+        map_to_outputs(val, built.info),
+        built.preprocessing,
+        batch_size=arguments.batch_size,
+        device=context.device,
+    )
+    result = evaluate(models, batches)
+    print(f"The average of {len(paths)} checkpoints on {len(val)} images of val")
+    print(f"{'statistics':32} {'top-1 %':>8} {'95 %':>15} {'nll':>8} {'p':>7}")
+    best = f"population, {min(max(arguments.samples), len(train))} images"
+    for name, score in result.scores.items():
+        low, high = wilson_interval(score.n_correct, score.n_samples)
+        p = result.p_value(name, best)
+        print(f"{name:32} {score.top1:8.2f} {low:7.2f} – {high:5.2f} {score.nll:8.4f} {p:7.3f}")
+    print(f"p: McNemar's exact test against {best!r}.")
+
+
+if __name__ == "__main__":
+    main()

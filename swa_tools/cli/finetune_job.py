@@ -1,0 +1,112 @@
+"""What `finetune` does with its options: the run, its pictures and logs, and what comes after."""
+
+import contextlib
+import dataclasses
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swa_tools.checkpoints import check_output
+from swa_tools.cli.output import notice
+from swa_tools.cli.pictures import save_picture
+from swa_tools.cli.run_progress import watch_run
+from swa_tools.cli.run_tables import print_result
+from swa_tools.cli.schedule_picture import schedule_picture
+from swa_tools.cli.tensorboard import log_scalars
+from swa_tools.cli.whole_job import average_recompute_evaluate
+from swa_tools.training.options import FinetuneOptions
+
+if TYPE_CHECKING:
+    from swa_tools.distributed import Distributed
+    from swa_tools.training import FinetuneResult
+    from swa_tools.training.plan import RunPlan
+    from swa_tools.training.progress import Listener
+
+EXIT_ERROR = 1
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+
+
+def run_job(
+    options: FinetuneOptions,
+    *,
+    then_average: bool,
+    tensorboard: bool,
+    plot_schedule: Path | None,
+    as_json: bool,
+) -> int:
+    """Fine-tune, print what came out, and go on to the average if that is wanted.
+
+    Returns:
+        The exit status.
+    """
+    from swa_tools.distributed import distributed
+    from swa_tools.training import finetune
+    from swa_tools.training.start import OtherRankError
+
+    try:
+        with distributed(options.device) as context:
+            with _watching(options, context, tensorboard=tensorboard) as listener:
+                if plot_schedule is not None and context.is_main:
+                    check_output(plot_schedule, force=options.force)
+                    listener = _drawing(listener, plot_schedule, force=options.force)
+                result = finetune(options, context=context, listener=listener)
+            if then_average and result.stopped_by is None:
+                if context.is_main:
+                    notice(f"{result.n_steps:,} steps, {result.images_per_second:,.0f} images/s")
+                _average(result, options, as_json=as_json)
+            elif context.is_main:
+                print_result(result, as_json=as_json)
+    except OtherRankError:  # the other rank has said what is wrong
+        return EXIT_ERROR
+    return EXIT_STATUS[result.stopped_by] if result.stopped_by else 0
+
+
+@contextlib.contextmanager
+def _watching(
+    options: FinetuneOptions, context: "Distributed", *, tensorboard: bool
+) -> Iterator["Listener"]:
+    with watch_run(context) as listener:
+        if tensorboard and context.is_main:
+            with log_scalars(options.output / "tensorboard", listener) as both:
+                yield both
+        else:
+            yield listener
+
+
+def _drawing(listener: "Listener", path: Path, *, force: bool) -> "Listener":
+    def on_plan(plan: "RunPlan") -> None:
+        save_picture(schedule_picture(plan), path, force=force)
+        listener.on_plan(plan)
+
+    return dataclasses.replace(listener, on_plan=on_plan)
+
+
+def _average(result: "FinetuneResult", options: FinetuneOptions, *, as_json: bool) -> None:
+    """Average the captures into the run directory, as `average --data` does; on every rank."""
+    from swa_tools.averaging import AverageOptions
+    from swa_tools.training.run_directory import RunDirectory
+
+    names = (
+        "data train_dir val_dir workers skip_bad_images batch_size seed device amp channels_last"
+    )
+    passes = {name: getattr(options, name) for name in names.split()}
+    of_bn = {"estimator": "population", "n_samples": None, "augment": False, "train_mode": False}
+    of_model = {
+        "model": None,
+        "model_kwargs": (),
+        "num_classes": None,
+        "entry": None,
+        "image_size": None,
+    }
+    average_recompute_evaluate(
+        list(result.captures),
+        RunDirectory(result.run).average,
+        {**passes, **of_bn, **of_model},
+        options=AverageOptions(force=True),
+        results=None,
+        command_line=shlex.join(["swa-tools", *sys.argv[1:]]),
+        as_json=as_json,
+    )

@@ -1,0 +1,104 @@
+"""`swa-tools report`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from swa_tools.cli.options import PATH, force_option
+from swa_tools.cli.output import print_table
+from swa_tools.cli.pictures import picture_options, save_picture
+from swa_tools.errors import OutputError
+
+if TYPE_CHECKING:
+    from swa_tools.report.runs import RunData
+    from swa_tools.report.tables import Table
+
+PAGE = "index.html"
+SUFFIXES = (".png", ".svg")
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  swa-tools report run -o report\n"
+    "  swa-tools report sgd swa-seed0 swa-seed1 swa-seed2 -o report\n"
+    "  swa-tools report run --text"
+)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
+@click.option("-o", "--output", type=PATH, metavar="DIR", help="Folder for page and pictures.")
+@click.option("--text", is_flag=True, help="Print the tables instead of writing a page.")
+@picture_options
+@force_option
+def command(
+    *,
+    runs: tuple[Path, ...],
+    output: Path | None,
+    text: bool,
+    size: tuple[float, float] | None,
+    dpi: float,
+    force: bool,
+) -> None:
+    """Put everything about runs on one self-contained HTML page, with all pictures as files.
+
+    What each run was, its scores with 95 % intervals, its pictures, and how to obtain each number
+    again. Several runs stand side by side; those that differ in the seed alone share a line. The
+    numbers of plane, ray, segment, trajectory and evaluate --save-logits are shown where they lie
+    in the run's folder. No torch.
+    """
+    from swa_tools.report.runs import load_runs
+
+    if text == (output is not None):
+        raise click.UsageError("Give either -o DIR for a page or --text for tables.")
+    loaded = load_runs(runs)
+    if output is None:
+        _print(loaded)
+        return
+    _write(loaded, output, size=size, dpi=dpi, force=force)
+
+
+def _print(runs: "list[RunData]") -> None:
+    from swa_tools.report.tables import comparison_table, score_table, summary
+
+    for run in runs:
+        click.echo(f"{run.name}: {summary(run, runs)}")
+        _print_table(score_table(run, runs))
+    if len(runs) > 1:
+        _print_table(comparison_table(runs))
+
+
+def _print_table(table: "Table") -> None:
+    if table.rows:
+        print_table(table.columns, table.rows, caption=table.caption)
+
+
+def _write(
+    runs: "list[RunData]",
+    output: Path,
+    *,
+    size: tuple[float, float] | None,
+    dpi: float,
+    force: bool,
+) -> None:
+    from swa_tools.checkpoints import atomic_output, check_output
+    from swa_tools.report.contents import overview, run_section
+    from swa_tools.report.page import render_page
+
+    first, sections = overview(runs), [run_section(run, runs) for run in runs]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot make this folder: {error.strerror}") from error
+    pictures = dict(first.pictures)
+    for section in sections:
+        prefix = "" if len(runs) == 1 else section.title.replace("/", "-") + "-"
+        pictures |= {f"{prefix}{name}": picture for name, picture in section.pictures.items()}
+    files = {output / f"{name}{suffix}": p for name, p in pictures.items() for suffix in SUFFIXES}
+    for file in (output / PAGE, *files):
+        check_output(file, force=force)
+    names = ", ".join(run.name for run in runs)
+    page = render_page(f"SWA report: {names}", first, sections)
+    for file, picture in files.items():
+        save_picture(picture, file, size=size, dpi=dpi, force=force)
+    with atomic_output(output / PAGE, force=force) as stream:
+        stream.write(page)
+    click.echo(f"{output / PAGE}: {len(page):,} bytes; {len(files)} pictures beside it")

@@ -1,0 +1,49 @@
+"""The picture of a run's learning rate, drawn before the run."""
+
+from typing import TYPE_CHECKING
+
+from swa_tools.report import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from swa_tools.report.style import Theme
+    from swa_tools.training.plan import RunPlan
+
+MOST_POINTS = 4000
+"""More than these cannot be told apart on paper; longer runs are drawn at every so many steps."""
+
+
+def schedule_picture(plan: "RunPlan") -> Picture:
+    """Return the learning rate over the epochs, with the captures marked."""
+    every = -(-plan.n_steps // MOST_POINTS)
+    steps = sorted({*range(1, plan.n_steps + 1, every), *plan.captures, plan.n_steps})
+
+    def draw(figure: "Figure", theme: "Theme") -> None:
+        axes = figure.add_subplot()
+        epochs = [plan.epoch(step) for step in steps]
+        rates = [plan.schedule.lr(step) for step in steps]
+        axes.plot(epochs, rates, color=theme.ink, linewidth=1, drawstyle="steps-mid")
+        axes.plot(
+            [plan.epoch(step) for step in plan.captures],
+            [plan.schedule.lr(step) for step in plan.captures],
+            "o",
+            color=theme.swa,
+            label="checkpoint",
+            clip_on=False,
+            zorder=3,
+        )
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("learning rate")
+        axes.set_ylim(bottom=0)
+        if len(plan.captures):
+            axes.legend(loc="upper right")
+
+    return Picture(
+        title="Learning rate",
+        message=f"The learning rate of each of {plan.n_steps:,} steps;"
+        f" {len(plan.captures)} checkpoints are taken on the way.",
+        size=(6.4, 2.6),
+        narrow_size=(3.6, 2.4),
+        draw=draw,
+    )

@@ -1,0 +1,189 @@
+"""`swa-tools soup`."""
+
+import dataclasses
+import functools
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from swa_tools.cli.options import (
+    checkpoints_argument,
+    data_options,
+    force_option,
+    json_option,
+    model_options,
+    output_option,
+    results_option,
+    seed_option,
+)
+from swa_tools.cli.output import notice, print_json, print_table
+from swa_tools.cli.passes import (
+    bn_options,
+    open_split,
+    pass_options,
+    take_bn_options,
+    take_evaluation_options,
+)
+from swa_tools.cli.whole_job import rank_progress, results_file
+
+if TYPE_CHECKING:
+    from swa_tools.records import Record
+    from swa_tools.selection import GreedySoup
+
+
+@click.command(
+    epilog="\b\nExample:\n  swa-tools soup run --data imagenet --held-out 10000 -o soup.safetensors"
+)
+@checkpoints_argument
+@data_options
+@output_option
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val"]),
+    default="train",
+    show_default=True,
+    help="Choose by held-out training images, or by the validation images, which are then no test"
+    " of the soup any more.",
+)
+@click.option(
+    "--held-out",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Training images to choose by, a random, class-balanced part.  [default: a tenth]",
+)
+@click.option(
+    "--trial-samples",
+    type=click.IntRange(min=1),
+    default=2048,
+    show_default=True,
+    metavar="N",
+    help="Images that BatchNorm is recomputed on for each soup on trial.",
+)
+@bn_options
+@pass_options
+@model_options
+@seed_option
+@results_option
+@force_option
+@json_option
+def command(
+    *,
+    checkpoints: tuple[str, ...],
+    output: Path,
+    split: Literal["train", "val"],
+    held_out: int | None,
+    trial_samples: int,
+    results: Path | None,
+    force: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Average those CHECKPOINTs that make the average better (greedy soup, Wortsman et al. 2022).
+
+    From the best checkpoint on, each is added if the soup's top-1 does not fall. BatchNorm is
+    recomputed for every soup. Images held out here may have been trained on: they rank
+    checkpoints, they do not test them.
+    """
+    from swa_tools.checkpoints import find_checkpoints
+    from swa_tools.data import hold_out
+    from swa_tools.distributed import distributed
+    from swa_tools.records import append_records
+    from swa_tools.selection import greedy_soup
+
+    if split == "val" and held_out is not None:
+        raise click.UsageError("--held-out is a part of the training images: leave --split val out")
+    paths = find_checkpoints(checkpoints)
+    with distributed(given["device"]) as context:
+        train = open_split("train", given)
+        if split == "val":
+            chosen_by = open_split("val", given)
+        else:
+            n_samples = held_out or max(1, len(train) // 10)
+            chosen_by, train = hold_out(train, n_samples, seed=given["seed"])
+        soup = greedy_soup(
+            paths,
+            output,
+            held_out=chosen_by,
+            train=train,
+            bn=take_bn_options(given, device=context.device),
+            trial_samples=trial_samples,
+            evaluation=take_evaluation_options(given, device=context.device),
+            context=context,
+            force=force,
+            watch=functools.partial(rank_progress, context),
+        )
+    if not context.is_main:
+        return
+    file = results_file(results, paths)
+    if file is not None:
+        append_records(file, [_record(soup, output, split)])
+    if as_json:
+        print_json(_document(soup, output, split))
+    else:
+        _print(soup, output, split)
+
+
+def _record(soup: "GreedySoup", output: Path, split: str) -> "Record":
+    from swa_tools.records import Record
+
+    score = soup.taken[-1].together
+    return Record(
+        event="evaluation",
+        checkpoint=output.name,
+        kind="soup",
+        bn=soup.recomputation.bn.state,
+        split=split,
+        n_samples=score.n_samples,
+        top1=score.top1,
+        top5=score.top5,
+        nll=score.nll,
+        ece=score.ece,
+        command=shlex.join(["swa-tools", *sys.argv[1:]]),
+    )
+
+
+def _document(soup: "GreedySoup", output: Path, split: str) -> dict[str, Any]:
+    candidates = [
+        {
+            "path": str(step.path),
+            "alone": dataclasses.asdict(step.alone),
+            "together": dataclasses.asdict(step.together),
+            "is_taken": step.is_taken,
+        }
+        for step in soup.steps
+    ]
+    return {
+        "path": str(output),
+        "split": split,
+        "bn": dataclasses.asdict(soup.recomputation.bn),
+        "candidates": candidates,
+    }
+
+
+def _print(soup: "GreedySoup", output: Path, split: str) -> None:
+    for line in soup.recomputation.reports[0].notices():
+        notice(line)
+    rows = [
+        [
+            step.path.name,
+            f"{step.alone.top1:.2f}",
+            f"{step.together.top1:.2f}",
+            "taken" if step.is_taken else "left out",
+        ]
+        for step in soup.steps
+    ]
+    n_samples = soup.steps[0].together.n_samples
+    images = "held-out training images" if split == "train" else "validation images"
+    columns = ["checkpoint", "alone, top-1 %", "soup with it, top-1 %", ""]
+    print_table(columns, rows, caption=f"{n_samples:,} {images}")
+    click.echo(
+        f"{output}: the average of {len(soup.taken)} of {len(soup.steps)} checkpoints; a candidate"
+        " is left out where the soup's top-1 falls"
+    )
+    if split == "train":
+        notice(f"test it: swa-tools evaluate {shlex.quote(str(output))} --data DIR")
+    else:
+        notice("chosen by the validation images: their top-1 is no test of this soup")

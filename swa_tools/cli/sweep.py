@@ -1,0 +1,198 @@
+"""`swa-tools sweep`."""
+
+import csv
+import dataclasses
+import functools
+import io
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from swa_tools.cli.options import (
+    PATH,
+    checkpoints_argument,
+    data_options,
+    force_option,
+    json_option,
+    model_options,
+    results_option,
+    seed_option,
+)
+from swa_tools.cli.output import print_json, print_table
+from swa_tools.cli.passes import (
+    bn_options,
+    open_split,
+    pass_options,
+    take_bn_options,
+    take_evaluation_options,
+)
+from swa_tools.cli.pictures import picture_options, save_picture
+from swa_tools.cli.whole_job import rank_progress, results_file
+
+if TYPE_CHECKING:
+    from swa_tools.records import Record
+    from swa_tools.report import Picture
+    from swa_tools.selection import SweepPoint
+
+
+@click.command(
+    epilog="\b\nExample:\n  swa-tools sweep run --data imagenet --samples 10000 --plot sweep.png"
+)
+@checkpoints_argument
+@data_options
+@click.option(
+    "--split",
+    type=click.Choice(["val", "train"]),
+    default="val",
+    show_default=True,
+    help="Which images are scored.",
+)
+@click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Write the table as CSV, too.")
+@click.option("--plot", type=PATH, metavar="FILE", help="Draw the curve (PNG, SVG or PDF).")
+@picture_options
+@bn_options
+@pass_options
+@click.option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Averages in memory at a time; so many share a pass over the images.",
+)
+@model_options
+@seed_option
+@results_option
+@force_option
+@json_option
+def command(
+    *,
+    checkpoints: tuple[str, ...],
+    split: Literal["train", "val"],
+    csv_file: Path | None,
+    plot: Path | None,
+    size: tuple[float, float] | None,
+    dpi: float,
+    results: Path | None,
+    force: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Score the averages of the first and of the last n CHECKPOINTs, for every n.
+
+    BatchNorm is recomputed for each; nothing is written but the table. It shows what more cycles
+    are worth (Table 2 and Figure 6 of the paper).
+    """
+    from swa_tools.checkpoints import check_output, find_checkpoints
+    from swa_tools.distributed import distributed
+    from swa_tools.records import append_records
+    from swa_tools.selection import sweep
+
+    paths = find_checkpoints(checkpoints)
+    for output in (csv_file, plot):
+        if output is not None:
+            check_output(output, force=force)
+    with distributed(given["device"]) as context:
+        points = sweep(
+            paths,
+            train=open_split("train", given),
+            images=open_split(split, given),
+            bn=take_bn_options(given, device=context.device),
+            evaluation=take_evaluation_options(given, device=context.device),
+            context=context,
+            watch=functools.partial(rank_progress, context),
+        )
+    if not context.is_main:
+        return
+    file = results_file(results, paths)
+    if file is not None:
+        append_records(file, [_record(point, split) for point in points])
+    if csv_file is not None:
+        _write_csv(points, csv_file, force=force)
+    if plot is not None:
+        save_picture(_picture(points), plot, size=size, dpi=dpi, force=force)
+    if as_json:
+        print_json({"split": split, "averages": [_document(point) for point in points]})
+    else:
+        _print(points, split)
+
+
+def _record(point: "SweepPoint", split: str) -> "Record":
+    from swa_tools.records import Record
+
+    return Record(
+        event="evaluation",
+        checkpoint=point.name,
+        kind="average",
+        bn=point.bn,
+        split=split,
+        n_samples=point.score.n_samples,
+        top1=point.score.top1,
+        top5=point.score.top5,
+        nll=point.score.nll,
+        ece=point.score.ece,
+        command=shlex.join(["swa-tools", *sys.argv[1:]]),
+    )
+
+
+def _write_csv(points: "Sequence[SweepPoint]", path: Path, *, force: bool) -> None:
+    from swa_tools.checkpoints import atomic_output
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["end", "n", "n_samples", "n_correct", "top1", "top5", "nll", "ece"])
+    for point in points:
+        score = point.score
+        row = [score.n_samples, score.n_correct, score.top1, score.top5, score.nll, score.ece]
+        writer.writerow([point.end, point.n, *row])
+    with atomic_output(path, force=force) as file:
+        file.write(text.getvalue().encode())
+
+
+def _picture(points: "Sequence[SweepPoint]") -> "Picture":
+    from swa_tools.report import sweep_picture
+
+    return sweep_picture(
+        {
+            f"{end} n": [
+                (point.n, point.score.top1, point.score.n_samples)
+                for point in points
+                if point.end == end
+            ]
+            for end in ("first", "last")
+        }
+    )
+
+
+def _document(point: "SweepPoint") -> dict[str, Any]:
+    return {
+        "name": point.name,
+        "end": point.end,
+        "n": point.n,
+        "sources": [str(path) for path in point.sources],
+        "bn": point.bn,
+        **dataclasses.asdict(point.score),
+    }
+
+
+def _print(points: "Sequence[SweepPoint]", split: str) -> None:
+    from swa_tools.evaluation import wilson_interval
+
+    rows = []
+    for point in points:
+        score = point.score
+        low, high = wilson_interval(score.n_correct, score.n_samples)
+        rows.append(
+            [
+                f"{point.end} {point.n}",
+                f"{score.top1:.2f}",
+                f"{low:.2f} – {high:.2f}",
+                "" if score.top5 is None else f"{score.top5:.2f}",
+                f"{score.nll:.4f}",
+            ]
+        )
+    columns = ["average of the", "top-1 %", "95 %", "top-5 %", "nll"]
+    print_table(columns, rows, caption=f"{points[0].score.n_samples:,} images of {split}")

@@ -1,0 +1,181 @@
+"""Greedy soup (Wortsman et al. 2022, arXiv:2203.05482, recipe 1).
+
+Checkpoints are ranked by their own top-1 on held-out images. From the best on, each is added to
+the average if the average's top-1 on these images does not fall; otherwise it is left out.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from swa_tools.averaging import AverageOptions, average_checkpoints
+from swa_tools.batchnorm import BnOptions, Recomputation, update_checkpoint
+from swa_tools.checkpoints import check_output
+from swa_tools.data import ImageSet
+from swa_tools.distributed import Distributed
+from swa_tools.evaluation import EvaluationOptions, Score, evaluate_checkpoints
+from swa_tools.models import load_state_dict
+from swa_tools.selection.scored_average import Watch, shared_folder, unwatched
+from swa_tools.selection.trial import Trial, open_trial
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SoupStep:
+    """What became of one candidate.
+
+    Attributes:
+        path: Its file.
+        alone: Its own score.
+        together: Score of the soup so far with it, BatchNorm recomputed.
+        is_taken: Whether it is in the soup.
+    """
+
+    path: Path
+    alone: Score
+    together: Score
+    is_taken: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GreedySoup:
+    """What became of a soup.
+
+    Attributes:
+        steps: The candidates from the best on; the first is always taken.
+        recomputation: What the recompute of BatchNorm did to the soup that was written.
+    """
+
+    steps: tuple[SoupStep, ...]
+    recomputation: Recomputation
+
+    @property
+    def taken(self) -> list[SoupStep]:
+        """The candidates that are in the soup, in the order in which they were added."""
+        return [step for step in self.steps if step.is_taken]
+
+
+def greedy_soup(
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    held_out: ImageSet,
+    train: ImageSet,
+    bn: BnOptions,
+    trial_samples: int,
+    evaluation: EvaluationOptions,
+    context: Distributed,
+    force: bool = False,
+    watch: Watch | None = None,
+) -> GreedySoup:
+    """Choose the checkpoints of a soup, average them and recompute BatchNorm.
+
+    In memory are one candidate and the sum of those taken, whatever their number. Files with the
+    same tensors count once; of equal candidates the earlier goes first. Rank 0 writes.
+
+    Args:
+        paths: The candidates.
+        output: Safetensors file to write.
+        held_out: Images to choose by, their classes not mapped yet.
+        train: Other images, to recompute BatchNorm on.
+        bn: How the statistics of the output are measured.
+        trial_samples: Images that those of a soup on trial are measured on, at most.
+        evaluation: How weights are scored.
+        context: The processes that share the images.
+        force: Whether an existing output may be replaced.
+        watch: Shows how far the passes over images are.
+
+    Raises:
+        SwaToolsError: As `evaluate_checkpoints`, `average_checkpoints` and `update_checkpoint`;
+            nothing is written.
+    """
+    check_output(output, force=force)
+    watch = watch or unwatched
+    trial = open_trial(
+        paths[0],
+        bn_images=train,
+        images=held_out,
+        bn=dataclasses.replace(bn, n_samples=min(trial_samples, bn.n_samples or trial_samples)),
+        evaluation=evaluation,
+        context=context,
+    )
+    steps = _choose(paths, held_out, trial=trial, watch=watch)
+    with shared_folder(output.parent, context) as folder:
+        stale = folder / output.name
+        if context.is_main:
+            taken = [step.path for step in steps if step.is_taken]
+            average_checkpoints(
+                taken, stale, kind="soup", options=AverageOptions(entry=evaluation.entry)
+            )
+        context.barrier()
+        n_samples = min(bn.n_samples or len(train), len(train))
+        with watch("recomputing BatchNorm", n_samples) as done:
+            recomputation = update_checkpoint(
+                stale,
+                output,
+                train,
+                options=bn,
+                context=context,
+                model=evaluation.model,
+                model_kwargs=evaluation.model_kwargs,
+                num_classes=evaluation.num_classes,
+                image_size=evaluation.image_size,
+                force=force,
+                on_batch=done,
+            )
+    return GreedySoup(steps=tuple(steps), recomputation=recomputation)
+
+
+def _choose(
+    paths: Sequence[Path], held_out: ImageSet, *, trial: Trial, watch: Watch
+) -> list[SoupStep]:
+    with watch("scoring the candidates", len(held_out)) as done:
+        alone = evaluate_checkpoints(
+            paths, held_out, options=trial.evaluation, context=trial.context, on_batch=done
+        )
+    ranked = sorted(alone.checkpoints, key=lambda one: -one.score.n_correct)
+    soup, best = _Sum(), 0
+    steps: list[SoupStep] = []
+    with watch("trying soups", len(ranked) * trial.n_images) as done:
+        for candidate in ranked:
+            state_dict = load_state_dict(candidate.path, entry=trial.evaluation.entry)
+            name = f"the soup with {candidate.name}"
+            together = trial.score({name: soup.mean_with(state_dict)}, on_batch=done)[name]
+            is_taken = not steps or together.n_correct >= best
+            if is_taken:
+                soup.add(state_dict)
+                best = together.n_correct
+            step = SoupStep(
+                path=candidate.path, alone=candidate.score, together=together, is_taken=is_taken
+            )
+            steps.append(step)
+    return steps
+
+
+class _Sum:
+    """The sum of state dicts, in float64."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Add one more."""
+        self._sums = self._plus(state_dict)
+        self._n += 1
+
+    def mean_with(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the mean of all so far and one more; what is no float is that of the last."""
+        sums = self._plus(state_dict)
+        return {
+            name: (sums[name] / (self._n + 1)).to(tensor.dtype) if name in sums else tensor
+            for name, tensor in state_dict.items()
+        }
+
+    def _plus(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {
+            name: tensor.double() + self._sums.get(name, 0.0)
+            for name, tensor in state_dict.items()
+            if tensor.is_floating_point()
+        }

@@ -1,0 +1,115 @@
+"""Score the averages of the first n and of the last n checkpoints, for every n.
+
+The table behind "5 epochs" and "10 epochs" (Table 2 of the paper) and the curve of Figure 6.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from swa_tools.averaging import iterate_running
+from swa_tools.batchnorm import BnOptions
+from swa_tools.data import ImageSet
+from swa_tools.distributed import Distributed
+from swa_tools.evaluation import EvaluationOptions, Score
+from swa_tools.models import from_arrays
+from swa_tools.selection.scored_average import Watch, unwatched
+from swa_tools.selection.trial import open_trial
+
+End = Literal["first", "last"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPoint:
+    """One average and its score.
+
+    Attributes:
+        end: Whether it is of the first or of the last checkpoints.
+        sources: Which ones.
+        bn: State of its BatchNorm statistics: `updated`, or `none` without BatchNorm.
+        score: Of it.
+    """
+
+    end: End
+    sources: tuple[Path, ...]
+    bn: str
+    score: Score
+
+    @property
+    def n(self) -> int:
+        """How many checkpoints it is the average of."""
+        return len(self.sources)
+
+    @property
+    def name(self) -> str:
+        """What `average --running` calls its file."""
+        return f"{self.end}-{self.n:03d}"
+
+
+def sweep(
+    paths: Sequence[Path],
+    *,
+    train: ImageSet,
+    images: ImageSet,
+    bn: BnOptions,
+    evaluation: EvaluationOptions,
+    context: Distributed,
+    watch: Watch | None = None,
+) -> list[SweepPoint]:
+    """Score the averages of the first 1, 2, …, N checkpoints and of the last 1, 2, …, N.
+
+    Nothing is written. Every checkpoint is read once for either end, and `evaluation.at_once`
+    averages share a pass over the images.
+
+    Args:
+        paths: The checkpoints, in their order.
+        train: Images to recompute BatchNorm on.
+        images: Images to score on, their classes not mapped yet.
+        bn: How the statistics are measured.
+        evaluation: How the averages are scored.
+        context: The processes that share the images.
+        watch: Shows how far the passes over images are.
+
+    Returns:
+        The points of the first n, then those of the last n; the average of all is in both.
+
+    Raises:
+        SwaToolsError: As `average_checkpoints`, `recompute` and `evaluate`.
+    """
+    trial = open_trial(
+        paths[0],
+        bn_images=train,
+        images=images,
+        bn=bn,
+        evaluation=evaluation,
+        context=context,
+    )
+    n_groups = math.ceil((2 * len(paths) - 1) / evaluation.at_once)
+    averages = _averages(paths, entry=evaluation.entry)
+    points = []
+    with (watch or unwatched)("sweeping", n_groups * trial.n_images) as on_batch:
+        while group := list(itertools.islice(averages, evaluation.at_once)):
+            names = [f"average of the {end} {len(sources)}" for end, sources, _ in group]
+            weights = dict(zip(names, (tensors for *_, tensors in group), strict=True))
+            scores = trial.score(weights, on_batch=on_batch)
+            points += [
+                SweepPoint(end=end, sources=sources, bn=trial.bn_state, score=scores[name])
+                for name, (end, sources, _) in zip(names, group, strict=True)
+            ]
+    return [*points, dataclasses.replace(points[len(paths) - 1], end="last")]
+
+
+def _averages(
+    paths: Sequence[Path], *, entry: str | None
+) -> Iterator[tuple[End, tuple[Path, ...], dict[str, torch.Tensor]]]:
+    """Yield the averages of the first 1 … N checkpoints, then those of the last 1 … N−1."""
+    for n, arrays in enumerate(iterate_running(paths, entry=entry), start=1):
+        yield "first", tuple(paths[:n]), from_arrays(arrays, where=f"first {n}")
+    backwards = iterate_running(paths, reverse=True, entry=entry)
+    for n, arrays in zip(range(1, len(paths)), backwards, strict=False):
+        yield "last", tuple(paths[-n:]), from_arrays(arrays, where=f"last {n}")

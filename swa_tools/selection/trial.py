@@ -1,0 +1,135 @@
+"""Weights on trial: BatchNorm recomputed for them, then scored."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from swa_tools.batchnorm import BnOptions, recompute
+from swa_tools.data import ImageSet, evaluation_loader, map_to_outputs
+from swa_tools.distributed import Distributed
+from swa_tools.evaluation import EvaluationOptions, Score, evaluate
+from swa_tools.models import BuiltModel, has_batchnorm, load_checkpoint, load_into
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """The conditions that all weights are tried under.
+
+    Attributes:
+        built: The model, on the device of the context.
+        bn_images: What BatchNorm statistics are measured on.
+        images: What is scored, their targets outputs of the model.
+        bn: How the statistics are measured.
+        evaluation: How the weights are scored.
+        context: The processes that share the work.
+    """
+
+    built: BuiltModel
+    bn_images: ImageSet
+    images: ImageSet
+    bn: BnOptions
+    evaluation: EvaluationOptions
+    context: Distributed
+
+    @property
+    def bn_state(self) -> str:
+        """State of the BatchNorm statistics that weights are scored with, as in `BnInfo`."""
+        return "updated" if has_batchnorm(self.built.module) else "none"
+
+    @property
+    def n_images(self) -> int:
+        """Images that a call of `score` runs through the network, on all ranks."""
+        n_samples = self.bn.n_samples or len(self.bn_images)
+        return min(n_samples, len(self.bn_images)) + len(self.images)
+
+    def score(
+        self,
+        state_dicts: Mapping[str, Mapping[str, torch.Tensor]],
+        *,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> dict[str, Score]:
+        """Recompute BatchNorm for each set of weights and score it.
+
+        Every image is decoded once for all of them; as many models are in memory.
+
+        Args:
+            state_dicts: Weights by name.
+            on_batch: Called with the number of images after each batch of either pass.
+
+        Raises:
+            SwaToolsError: As `recompute` and `evaluate`.
+        """
+        modules: dict[str, nn.Module] = {}
+        for name, state_dict in state_dicts.items():
+            module = copy.deepcopy(self.built.module) if modules else self.built.module
+            load_into(module, state_dict, where=name)
+            modules[name] = module
+        recompute(
+            list(modules.values()),
+            self.bn_images,
+            preprocessing=self.built.preprocessing,
+            options=self.bn,
+            context=self.context,
+            on_batch=on_batch,
+        )
+        loader = evaluation_loader(
+            self.images,
+            self.built.preprocessing,
+            batch_size=self.evaluation.batch_size,
+            device=self.context.device,
+            workers=self.evaluation.workers,
+            skip_bad_images=self.evaluation.skip_bad_images,
+            rank=self.context.rank,
+            world_size=self.context.world_size,
+            channels_last=self.evaluation.channels_last,
+        )
+        return evaluate(
+            modules, loader, context=self.context, amp=self.evaluation.amp, on_batch=on_batch
+        ).scores
+
+
+def open_trial(
+    path: Path,
+    *,
+    bn_images: ImageSet,
+    images: ImageSet,
+    bn: BnOptions,
+    evaluation: EvaluationOptions,
+    context: Distributed,
+) -> Trial:
+    """Build the model of a checkpoint for trials of its kind.
+
+    Args:
+        path: One of the checkpoints; it says which model they belong to, or `evaluation` does.
+        bn_images: What BatchNorm statistics are measured on.
+        images: What is scored, their classes not mapped yet.
+        bn: How the statistics are measured.
+        evaluation: How the weights are scored.
+        context: The processes that share the work.
+
+    Raises:
+        SwaToolsError: As `load_checkpoint` and `map_to_outputs`.
+    """
+    built, _ = load_checkpoint(
+        path,
+        model=evaluation.model,
+        kwargs=evaluation.model_kwargs,
+        num_classes=evaluation.num_classes,
+        entry=evaluation.entry,
+        image_size=evaluation.image_size,
+    )
+    module = built.module.to(context.device)
+    if evaluation.channels_last:
+        module = module.to(memory_format=torch.channels_last)
+    return Trial(
+        built=dataclasses.replace(built, module=module),
+        bn_images=bn_images,
+        images=map_to_outputs(images, built.info),
+        bn=bn,
+        evaluation=evaluation,
+        context=context,
+    )

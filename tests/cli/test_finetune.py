@@ -1,0 +1,199 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from swa_tools.checkpoints import read_metadata
+from swa_tools.cli import run
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for split, n_images in (("train", 8), ("val", 4)):
+        for number, name in enumerate(("apple", "banana")):
+            (folder / split / name).mkdir(parents=True)
+            for image in range(n_images):
+                pixels = random.integers(0, 120, (36, 40, 3), dtype=np.uint8)
+                pixels[..., number] += 90
+                Image.fromarray(pixels).save(folder / split / name / f"{image}.png")
+    return folder
+
+
+@pytest.fixture
+def call(capsys):
+    def invoke(*arguments, status=0):
+        assert run(["finetune", *map(str, arguments)]) == status
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return captured
+
+    return invoke
+
+
+@pytest.fixture
+def small(photos):
+    """The arguments of a run of 4 steps an epoch."""
+    return (
+        *("timm/test_efficientnet", "--no-pretrained", "--new-head", "--image-size", 32),
+        *("--data", photos, "--workers", 0, "--device", "cpu", "--batch-size", 4),
+        *("--epochs", 2, "--lr-max", 0.01),
+    )
+
+
+def test_results_go_to_stdout_and_the_rest_to_stderr(call, small, tmp_path):
+    printed = call(*small, "-o", tmp_path / "run")
+    for name in ("start", "cycle-001", "cycle-002"):
+        assert f"{name}.safetensors" in printed.out
+    assert "8 steps of 4 images, 4 in an epoch; 2 checkpoints" in printed.err
+    assert f"swa-tools average {tmp_path / 'run'} --data DIR" in printed.err
+
+
+def test_json_is_one_document_on_stdout(call, small, tmp_path):
+    document = json.loads(call(*small, "--json", "-o", tmp_path / "run").out)
+    assert document["step"] == document["n_steps"] == 8
+    assert document["stopped_by"] is None
+    assert [r["checkpoint"] for r in document["evaluations"]] == [
+        "start.safetensors",
+        "cycle-001.safetensors",
+        "cycle-002.safetensors",
+    ]
+    assert len(document["checkpoints"]) == 2
+
+
+def test_plan_says_what_would_be_done_and_does_nothing(call, small, tmp_path):
+    plan = (*small, "--epochs", 2.5, "--plan", "-o", tmp_path / "run")
+    printed = call(*plan, "--plot-schedule", tmp_path / "schedule.png").out
+    assert "10 = 2.5 epochs of 4" in printed
+    assert "cycle 3 is not completed" in printed
+    assert (tmp_path / "schedule.png").read_bytes().startswith(b"\x89PNG")
+    document = json.loads(call(*plan, "--json").out)
+    assert [capture["step"] for capture in document["captures"]] == [4, 8]
+    assert document["schedule"]["cycle_steps"] == 4
+    assert document["captures_bytes"] == 2 * document["checkpoint_bytes"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_then_average_does_the_whole_job(call, small, tmp_path):
+    printed = call(*small, "--then-average", "-o", tmp_path / "run")
+    for name in ("start", "cycle-001", "cycle-002", "swa"):
+        assert f"{name}.safetensors" in printed.out
+    metadata = read_metadata(tmp_path / "run" / "swa.safetensors")
+    assert metadata.bn.state == "updated"
+    assert len(metadata.average.sources) == 2
+    assert "swa.safetensors" in (tmp_path / "run" / "results.jsonl").read_text()
+
+
+def test_a_run_is_repeated_from_its_description_and_options_go_before_it(call, small, tmp_path):
+    arguments = (*small, "--model-kwargs", "drop_rate=0.1", "--validate-every", "never")
+    call(*arguments, "-o", tmp_path / "a")
+    config = ("--config", tmp_path / "a" / "run.json")
+    call(*config, "-o", tmp_path / "b")
+    call(*config, "--epochs", 1, "-o", tmp_path / "c")
+    first, second = (
+        tmp_path / name / "checkpoints" / "cycle-002.safetensors" for name in ("a", "b")
+    )
+    assert first.read_bytes() == second.read_bytes()
+    assert len(list((tmp_path / "c" / "checkpoints").iterdir())) == 1
+
+
+def test_a_run_is_resumed_by_its_folder_alone_and_made_longer(call, small, tmp_path):
+    call(*small, "--epochs", 1, "-o", tmp_path / "run")
+    printed = call("--resume", tmp_path / "run", "--epochs", 2)
+    assert f"resuming {tmp_path / 'run'} after step 4" in printed.err
+    assert (tmp_path / "run" / "checkpoints" / "cycle-002.safetensors").exists()
+
+
+def test_a_multistep_run_with_arguments_of_the_model_is_resumed(call, small, tmp_path):
+    steps = ("--schedule", "multistep", "--milestones", "1,1.5", "--model-kwargs", "drop_rate=0.1")
+    call(*small, *steps, "-o", tmp_path / "run")
+    call("--resume", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("timm/test_resnet",), 2, "Missing option '-o'"),
+        (("timm/test_resnet", "-o", "run", "--schedule", "zigzag"), 2, "Invalid value"),
+        (("timm/test_resnet", "-o", "run", "--keep-checkpoints", "few"), 2, "all, none or a num"),
+        (("timm/test_resnet", "-o", "run", "--swa-online", "--then-average"), 2, "leave --then-a"),
+        (("timm/test_resnet", "-o", "run", "--data", "missing"), 1, "Error: missing: "),
+        (("timm/test_resnet", "-o", "run"), 1, "--data"),
+        (("timm/test_resnet", "-o", "run", "--data", "x", "--device", "tpu9"), 1, "Error: "),
+        (("--resume", "missing"), 1, "Error: missing/run.json: there is no such file"),
+        (("--config", "missing.json", "-o", "run"), 1, "Error: missing.json: there is no such f"),
+    ],
+)
+def test_wrong_input_is_one_line_and_a_status(
+    call, tmp_path, monkeypatch, arguments, status, message
+):
+    monkeypatch.chdir(tmp_path)
+    printed = call(*arguments, status=status)
+    assert message in printed.err
+    assert printed.out == ""
+    if status == 1:
+        assert len(printed.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_image_is_named_and_left_out_on_request(call, small, photos, tmp_path):
+    images = tmp_path / "photos"
+    for path in photos.rglob("*.png"):
+        target = images / path.relative_to(photos)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (images / "train" / "apple" / "3.png").write_bytes(b"no image")
+    arguments = (*small, "--data", images, "-o", tmp_path / "run")
+    printed = call(*arguments, status=1)
+    assert "apple/3.png" in printed.err
+    assert "--skip-bad-images" in printed.err.splitlines()[-1]
+    printed = call(*arguments, "--force", "--skip-bad-images")
+    assert "1 images could not be read and were left out" in printed.err
+
+
+def test_an_output_that_exists_is_kept(call, small, tmp_path):
+    call(*small, "--epochs", 1, "-o", tmp_path / "run")
+    printed = call(*small, "-o", tmp_path / "run", status=1)
+    assert "--resume" in printed.err
+    assert "--force" in printed.err
+
+
+def test_help_puts_every_option_under_a_heading(call):
+    printed = call("--help").out
+    for heading in ("Model:", "Images:", "Learning rate:", "Stopping and going on:"):
+        assert heading in printed
+    assert printed.count("--lr-max FLOAT") == 1
+    assert "Example" in printed
+
+
+@pytest.mark.slow
+def test_the_example_of_the_paper_runs_on_small_images(photos, tmp_path):
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    command = commands / "swa-tools"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m swa_tools "$@"\n')
+    command.chmod(0o755)
+    script = Path(__file__).parents[2] / "examples" / "imagenet_resnet50.sh"
+    small = "--no-pretrained --new-head --image-size 32 --workers 0 --batch-size 4"
+    finished = subprocess.run(
+        ["bash", script, photos, tmp_path / "runs", *small.split()],
+        env={
+            **os.environ,
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "MODEL": "timm/test_efficientnet",
+            "N_GPUS": "1",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    table = finished.stdout.split("swa-10.safetensors")[-2:]
+    assert "start.safetensors" in table[0]

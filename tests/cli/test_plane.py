@@ -1,0 +1,155 @@
+"""`plane`, with what it shares with `ray` and `segment`."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from swa_tools.cli import run
+from swa_tools.report import read_numbers
+
+SMALL = ["--points", "2", "--train-samples", "6", "--val-samples", "6", "--bn-samples", "9"]
+QUICK = ["--device", "cpu", "--workers", "0", "--batch-size", "4"]
+
+
+@pytest.fixture
+def plane(small_run, image_folder, capsys):
+    """Call the command on the run's captures; return its exit status and what it printed."""
+
+    def call(*arguments, captures=3):
+        paths = sorted((small_run / "checkpoints").iterdir())[:captures]
+        given = [*paths, "--data", image_folder, *SMALL, *QUICK, *arguments]
+        status = run(["plane", *map(str, given)])
+        return status, capsys.readouterr()
+
+    return call
+
+
+def test_numbers_description_and_picture_are_written(plane, small_run, tmp_path):
+    output = tmp_path / "plane.npz"
+    average = small_run / "average.safetensors"
+    status, printed = plane("-o", output, "--project", average)
+    assert status == 0, printed.err
+    assert "cycle-002.safetensors" in printed.out
+    assert "average.safetensors" in printed.out
+    numbers = read_numbers(output)
+    assert numbers.arrays["test_error"].shape == (2, 2)
+    assert numbers.description["command"].startswith("swa-tools ")
+    assert numbers.description["weight_decay"] == 0.01  # the run's own
+    assert (tmp_path / "plane.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "plane.json").read_text())["kind"] == "plane"
+
+
+def test_corners_are_not_projected_again(plane, small_run, tmp_path):
+    status, printed = plane("-o", tmp_path / "plane.npz", "--project", small_run)
+    assert status == 0, printed.err
+    description = read_numbers(tmp_path / "plane.npz").description
+    assert description["projected"] == []
+
+
+def test_pictures_are_drawn_again_without_torch(plane, tmp_path):
+    output = tmp_path / "plane.npz"
+    assert plane("-o", output)[0] == 0
+    script = f"""
+import sys
+from swa_tools.cli import run
+status = run(["plane", "--from", {str(output)!r}, "--plot", {str(tmp_path / "again.svg")!r},
+              "--plot", {str(tmp_path / "again.pdf")!r}, "--size", "6x3"])
+assert status == 0 and "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert b"<svg" in (tmp_path / "again.svg").read_bytes()
+    assert (tmp_path / "again.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_json_is_the_description_and_nothing_else(plane, tmp_path):
+    status, printed = plane("-o", tmp_path / "plane.npz", "--json")
+    assert status == 0
+    assert json.loads(printed.out) == json.loads((tmp_path / "plane.json").read_text())
+
+
+def test_nothing_is_overwritten_without_force(plane, tmp_path):
+    output = tmp_path / "plane.npz"
+    (tmp_path / "plane.png").write_text("mine")
+    status, printed = plane("-o", output)
+    assert status == 1
+    assert "plane.png: it exists already" in printed.err
+    assert not output.exists()
+    assert plane("-o", output, "--force")[0] == 0
+    status, printed = plane("-o", output, "--plot", tmp_path / "other.png")
+    assert status == 1
+    assert "it exists already" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "captures", "status", "message"),
+    [
+        (["-o", "x.npz"], 2, 1, "a plane needs 3 checkpoints, found 2"),
+        (["-o", "x.txt"], 3, 1, "written as .npz"),
+        (["-o", "x.npz", "--plot", "x.jpeg"], 3, 1, "what kind of picture"),
+        (["-o", "x.npz", "--project", "missing.safetensors"], 3, 1, "missing.safetensors: no such"),
+        ([], 3, 2, "Give -o FILE.npz"),
+        (["-o", "x.npz", "--from", "y.npz"], 3, 2, "Give -o FILE.npz"),
+        (["--from", "missing.npz"], 0, 1, "missing.npz: cannot read it"),
+        (["-o", "x.npz", "--size", "large"], 3, 2, "such as 6.4x4"),
+    ],
+)
+def test_mistakes_are_one_line(plane, tmp_path, monkeypatch, arguments, captures, status, message):
+    monkeypatch.chdir(tmp_path)
+    found, printed = plane(*arguments, captures=captures)
+    assert found == status
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    if status == 1:
+        assert printed.err.count("\n") == 1
+
+
+def test_numbers_of_another_kind_are_refused(plane, tmp_path, capsys):
+    assert plane("-o", tmp_path / "plane.npz")[0] == 0
+    assert run(["ray", "--from", str(tmp_path / "plane.npz")]) == 1
+    assert "expected the numbers of rays, found those of plane" in capsys.readouterr().err
+
+
+def test_a_killed_command_goes_on_where_it_was(small_run, image_folder, tmp_path):
+    paths = sorted((small_run / "checkpoints").iterdir())
+    output, points = tmp_path / "plane.npz", tmp_path / "plane.npz.points"
+    options = ["--points", "6", "--train-samples", "6", "--val-samples", "6", "--bn-samples", "9"]
+    command = [
+        *(sys.executable, "-m", "swa_tools", "plane", *paths, "--data", image_folder),
+        *(*options, *QUICK, "-o", output),
+    ]
+    n_points, n_done = 3 + 36, 0
+    for _ in range(2):
+        process = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and _count(points) <= n_done:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not output.exists()
+        assert n_done < _count(points) < n_points
+        n_done = _count(points)
+    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert f"{n_done} of {n_points} points are done already" in finished.stderr
+    assert not points.exists()
+    whole = [*command[:-1], tmp_path / "whole.npz"]
+    subprocess.run(list(map(str, whole)), capture_output=True, check=True)
+    one, other = np.load(output), np.load(tmp_path / "whole.npz")
+    for name in one.files:
+        if name != "description":
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def _count(points):
+    """Return how many whole points are in the file."""
+    try:
+        lines = points.read_text().split("\n")
+    except FileNotFoundError:
+        return 0
+    return sum(line.startswith('{"point"') and line.endswith("}") for line in lines)

@@ -1,0 +1,107 @@
+import statistics
+
+import pytest
+
+from swa_tools.report.intervals import top1_interval
+from swa_tools.report.runs import load_run, load_runs
+from swa_tools.report.tables import (
+    MOST_CAPTURES,
+    comparison_table,
+    describe_schedule,
+    facts,
+    mean_and_deviation,
+    score_table,
+    summary,
+)
+
+
+def column(table, title):
+    position = table.columns.index(title)
+    return [row[position] for row in table.rows]
+
+
+@pytest.mark.parametrize(("top1", "n"), [(0.0, 10), (50.0, 4), (64.3, 1000), (100.0, 50000)])
+def test_interval_is_that_of_the_evaluation(top1, n):
+    from swa_tools.evaluation import wilson_interval
+
+    n_correct = round(top1 / 100 * n)
+    expected = wilson_interval(n_correct, n)
+    assert top1_interval(100 * n_correct / n, n) == pytest.approx(expected, abs=1e-9)
+
+
+def test_table_of_a_run_holds_scores_with_intervals(write_run):
+    table = score_table(load_run(write_run("run", average=70.0)))
+    assert column(table, "weights") == [
+        "start",
+        *(f"cycle-00{i}" for i in (1, 2, 3)),
+        "average swa",
+    ]
+    assert column(table, "top-1 %") == ["60.00", "61.00", "62.00", "63.00", "70.00"]
+    low, high = top1_interval(70.0, 1000)
+    assert column(table, "95 %")[-1] == f"{low:.2f} – {high:.2f}"
+    assert column(table, "images") == ["1,000"] * 5
+    assert "on 1,000 images" in table.caption
+
+
+def test_a_control_stands_beside_the_run(write_run):
+    folders = [write_run("swa", average=70.0), write_run("sgd", n_cycles=1, n_epochs=3, top1=64.5)]
+    runs = load_runs(folders)
+    table = score_table(runs[0], runs)
+    assert table.kinds[:2] == ("start", "control")
+    assert table.rows[1][0] == "control: sgd"
+    assert column(table, "top-1 %")[1] == "65.50"
+
+
+def test_of_many_captures_the_first_the_best_and_the_last_are_shown(write_run):
+    run = load_run(write_run("run", n_cycles=MOST_CAPTURES + 5))
+    names = column(score_table(run), "weights")
+    assert names == ["start", "cycle-001 (first of 25 minima)", "cycle-025 (last of 25 minima)"]
+    assert len(score_table(run, whole=True).rows) == 26
+
+
+def test_several_seeds_become_mean_and_deviation(write_run):
+    averages = [70.0, 71.0, 73.5]
+    folders = [
+        write_run(f"swa{seed}", seed=seed, average=average) for seed, average in enumerate(averages)
+    ]
+    table = comparison_table(load_runs([*folders, write_run("other", lr_max=1.0)]))
+    assert column(table, "run") == ["swa0 + 2 more seeds", "other"]
+    expected = f"{statistics.mean(averages):.2f} ± {statistics.stdev(averages):.2f}"
+    assert column(table, "average") == [expected, ""]
+    assert column(table, "last minimum") == ["63.00 ± 0.00", "63.00"]
+
+
+def test_mean_of_one_or_none():
+    assert mean_and_deviation([]) == ""
+    assert mean_and_deviation([66.666]) == "66.67"
+
+
+def test_schedule_is_told_in_a_few_words(write_run):
+    assert describe_schedule(load_run(write_run("run"))) == "sawtooth 0.05 → 0.0005, cycle 1 epoch"
+    long = load_run(write_run("long", n_cycles=2, n_epochs=5))
+    assert describe_schedule(long).endswith("cycle 2.47 epochs")
+
+
+@pytest.mark.parametrize(
+    ("average", "text"),
+    [
+        (70.0, "10.00 points above the start, 7.00 points above the last minimum"),
+        (61.5, "1.50 points above the start, 1.50 points BELOW the last minimum"),
+        (60.0, "as the start, 3.00 points BELOW the last minimum"),
+    ],
+)
+def test_summary_tells_what_came_out_whichever_way_it_went(write_run, average, text):
+    assert text in summary(load_run(write_run("run", average=average)))
+
+
+def test_summary_of_a_run_without_an_average(write_run):
+    assert "cycle-003, has a top-1 of 63.00 %" in summary(load_run(write_run("run")))
+
+
+def test_facts_are_what_is_known(write_run):
+    known = dict(facts(load_run(write_run("run", seed=3))))
+    assert known["model"] == "timm/resnet18"
+    assert known["seed"] == "3"
+    assert known["training images"] == "2,000"
+    assert known["optimizer"] == "sgd, momentum 0.9"
+    assert "device" not in known

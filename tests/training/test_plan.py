@@ -1,0 +1,57 @@
+import pytest
+
+from swa_tools.errors import TrainingError
+from swa_tools.training.options import Interval, parse_interval
+from swa_tools.training.plan import plan_run
+from swa_tools.training.schedule_options import ScheduleOptions
+
+
+def make(**changes):
+    fields = {"epochs": 10, "n_images": 1_281_167, "steps_per_epoch": 5004, "batch_size": 256}
+    return plan_run(changes.pop("schedule", ScheduleOptions()), **(fields | changes))
+
+
+def test_the_papers_imagenet_recipe():
+    plan = make(world_size=8)
+    assert plan.n_steps == 50040
+    assert list(plan.captures) == [5004 * cycle for cycle in range(1, 11)]
+    assert plan.piece_size == 32
+    assert plan.epoch(5004 * 3) == 3
+    assert plan.incomplete_cycle is None
+    document = plan.to_dict(checkpoint_bytes=100)
+    assert document["captures_bytes"] == 1000
+    assert document["captures"][1]["lr"] == 0.00001
+    assert document["captures"][1]["cycle"] == 2
+
+
+def test_fractions_of_epochs_are_rounded_to_steps():
+    assert make(epochs=0.75).n_steps == 3753
+    assert make(epochs=1 / 3, steps_per_epoch=10).n_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("500", Interval(steps=500)),
+        ("500steps", Interval(steps=500)),
+        ("1 step", Interval(steps=1)),
+        ("0.25epochs", Interval(steps=25)),
+        ("2epochs", Interval(steps=200)),
+        ("0.5min", Interval(minutes=0.5)),
+        ("never", Interval()),
+        ("cycle", Interval()),
+    ],
+)
+def test_intervals_are_read(text, expected):
+    assert parse_interval(text, flag="--x", steps_per_epoch=100, minutes=True) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "1.5", "1.2.3", "5parsecs", "0.001epochs", "nan"])
+def test_other_intervals_are_refused(text):
+    with pytest.raises(TrainingError, match="--x .*: expected a number of at least one step"):
+        parse_interval(text, flag="--x", steps_per_epoch=100, minutes=True)
+
+
+def test_an_interval_happens_after_its_steps():
+    assert [step for step in range(1, 10) if Interval(steps=3).includes(step)] == [3, 6, 9]
+    assert not Interval().includes(3)

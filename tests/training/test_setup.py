@@ -1,0 +1,269 @@
+import json
+
+import pytest
+import torch
+
+from swa_tools.checkpoints import BnInfo, CheckpointMetadata, ModelInfo, read_metadata
+from swa_tools.distributed import single_process
+from swa_tools.errors import DataError, ModelError, OutputError, TrainingError
+from swa_tools.models import create_model, load_state_dict, save_state_dict
+from swa_tools.records import read_records
+from swa_tools.training.loop import finetune
+from swa_tools.training.options import OptimizerOptions
+from swa_tools.training.progress import Listener
+from swa_tools.training.resume import load_resume_point
+from swa_tools.training.schedule_options import ScheduleOptions
+from swa_tools.training.setup import open_run, preview
+
+CPU = single_process("cpu")
+
+
+@pytest.fixture(scope="module")
+def half_done(photos, tmp_path_factory):
+    """A run of conventional SGD that was stopped at 2 of 4 epochs."""
+    from swa_tools.training.options import FinetuneOptions
+
+    options = FinetuneOptions(
+        model="timm/test_efficientnet",
+        pretrained=False,
+        new_head=True,
+        image_size=32,
+        data=photos,
+        workers=0,
+        device="cpu",
+        batch_size=8,
+        epochs=2,
+        schedule=ScheduleOptions(schedule="anneal", lr_max=0.01, budget_epochs=4),
+        output=tmp_path_factory.mktemp("half") / "run",
+    )
+    return finetune(options).run
+
+
+def test_a_folder_that_is_not_empty_is_refused_before_anything_is_read(options, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(OutputError, match="not empty.*--resume.*--force"):
+        finetune(options(data=tmp_path / "missing"))
+
+
+def test_force_replaces_a_run_and_leaves_other_files(options, half_done, tmp_path):
+    first = finetune(options(epochs=3))
+    (first.run / "notes.txt").touch()
+    finetune(options(epochs=1, force=True))
+    assert [path.name for path in (first.run / "checkpoints").iterdir()] == [
+        "cycle-001.safetensors"
+    ]
+    assert (first.run / "notes.txt").exists()
+
+
+def test_force_removes_nothing_when_the_new_run_cannot_start(options, files):
+    first = finetune(options(epochs=1))
+    before = files(first.run)
+    for wrong in (
+        {"schedule": ScheduleOptions(schedule="multistep")},
+        {"model": "timm/test_efficientnet_gn", "model_kwargs": {"no_such": 1}},
+        {"validate_every": "sometimes"},
+        {"sync_bn": True},
+    ):
+        with pytest.raises((TrainingError, ModelError)):
+            finetune(options(force=True, **wrong))
+    assert files(first.run) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": None}, TrainingError, "no model: name one"),
+        ({"model": "timm/test_eficientnet"}, ModelError, "did you mean timm/test_efficientnet"),
+        ({"new_head": False}, DataError, "--new-head"),
+        ({"epochs": 0.01}, TrainingError, "--epochs 0.01: not one step; an epoch has 6 steps"),
+        ({"accumulate": 9}, TrainingError, "--accumulate 9: a batch of 8 images"),
+        ({"resume_every": "0steps"}, TrainingError, "--resume-every 0steps: expected"),
+        ({"validate_every": "5min"}, TrainingError, "--validate-every 5min: expected"),
+        ({"sync_bn": True}, TrainingError, "--sync-bn needs several processes"),
+        ({"keep_checkpoints": 0}, TrainingError, "give --swa-online, too"),
+        ({"resume": True}, TrainingError, "there is no run to resume"),
+        ({"drop_path": 0.1, "model": "torchvision/resnet18"}, ModelError, "stochastic_depth_prob"),
+    ],
+)
+def test_a_run_that_cannot_start_says_why_and_writes_nothing(
+    options, tmp_path, changes, error, message
+):
+    with pytest.raises(error, match=message):
+        finetune(options(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": "timm/test_resnet"}, "model was timm/test_efficientnet, is timm/test_resnet"),
+        ({"batch_size": 4}, "steps per epoch was 6, is 12 now"),
+        ({"schedule": ScheduleOptions(lr_max=0.5)}, "schedule lr_max was 0.001, is 0.5 now"),
+        (
+            {"schedule": ScheduleOptions(schedule="constant")},
+            "schedule name was sawtooth, is const",
+        ),
+        ({"optimizer": OptimizerOptions(momentum=0.5)}, "momentum was 0.9, is 0.5"),
+        ({"ema": 0.9}, "ema was not set, is 0.9"),
+    ],
+)
+def test_resuming_as_another_run_is_refused_and_names_what_differs(options, changes, named, files):
+    run = finetune(options(epochs=1)).run
+    before = files(run)
+    with pytest.raises(TrainingError) as raised:
+        finetune(options(resume=True, **changes))
+    assert named in str(raised.value)
+    assert files(run) == before
+
+
+def test_resuming_with_another_data_set_is_refused(options, photos, tmp_path):
+    finetune(options(epochs=1))
+    other = tmp_path / "photos"
+    for path in photos.rglob("*.png"):
+        if path.name != "15.png":
+            target = other / path.relative_to(photos)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    with pytest.raises(TrainingError, match="training images was 48, is 45 now"):
+        finetune(options(data=other, resume=True))
+
+
+def test_a_finished_run_is_resumed_to_nothing_and_a_longer_one_goes_on(options, files, tmp_path):
+    run = finetune(options(epochs=1)).run
+    before = files(run)
+    assert finetune(options(epochs=1, resume=True)).resumed_step == 6
+    assert files(run) == before
+    longer = finetune(options(epochs=2, resume=True))
+    whole = finetune(options(epochs=2, output=tmp_path / "whole"))
+    assert (longer.run / "checkpoints/cycle-002.safetensors").read_bytes() == (
+        whole.run / "checkpoints/cycle-002.safetensors"
+    ).read_bytes()
+
+
+def test_a_run_that_was_killed_before_its_first_step_begins_again(options, files, tmp_path):
+    whole = finetune(options(output=tmp_path / "whole"))
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert files(finetune(options(resume_if_exists=True)).run) == files(whole.run)
+
+
+def test_a_run_whose_resume_point_is_lost_is_not_overwritten(options):
+    run = finetune(options()).run
+    (run / "resume.pt").unlink()
+    with pytest.raises(TrainingError, match="there is no point to resume from, but there are chec"):
+        finetune(options(resume=True))
+
+
+def test_metrics_that_were_shortened_are_noticed(options):
+    run = finetune(options()).run
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(TrainingError, match="has somebody changed the file"):
+        finetune(options(resume=True))
+
+
+def test_a_run_from_another_takes_its_last_weights_and_optimizer(options, half_done):
+    point = load_resume_point(half_done / "resume.pt")
+    changes = {"model": None, "new_head": False, "image_size": None, "from_run": half_done}
+    run = open_run(options(**changes), context=CPU, listener=Listener())
+    for name, tensor in run.module.state_dict().items():
+        assert torch.equal(tensor, point.model[name])
+    state = run.stepper.optimizer.state_dict()["state"]
+    for number, buffers in point.optimizer["state"].items():
+        assert torch.equal(state[number]["momentum_buffer"], buffers["momentum_buffer"])
+    assert run.step == 0
+    assert load_state_dict(run.directory.start).keys() == point.model.keys()
+
+
+def test_annealing_goes_on_where_the_other_run_stopped_it(options, half_done, tmp_path):
+    rest = finetune(
+        options(
+            model=None,
+            new_head=False,
+            image_size=None,
+            from_run=half_done,
+            schedule=ScheduleOptions(schedule="anneal", lr_max=0.01, budget_epochs=4),
+        )
+    )
+    rates = [r.lr for r in read_records(rest.run / "metrics.jsonl") if r.event == "step"]
+    expected = [0.01 * (1 - 0.99 * (k / 24 - 0.5) / 0.4) for k in range(14, 22, 2)]
+    assert rates[:4] == pytest.approx(expected)
+    assert rates[-1] == pytest.approx(0.0001)
+
+
+def test_weights_on_disk_are_the_start_and_their_state_is_told(options, tmp_path):
+    built = create_model("timm/test_efficientnet", num_classes=3)
+    path = tmp_path / "weights.safetensors"
+    metadata = CheckpointMetadata(
+        kind="average",
+        model=ModelInfo(name="timm/test_efficientnet", num_classes=3),
+        bn=BnInfo(state="updated"),
+        swa_tools="0",
+    )
+    save_state_dict(path, built.module.state_dict(), metadata)
+    run = finetune(options(model=None, new_head=False, checkpoint=path)).run
+    start = load_state_dict(run / "start.safetensors")
+    for name, tensor in built.module.state_dict().items():
+        assert torch.equal(start[name], tensor)
+    assert read_metadata(run / "start.safetensors").bn.state == "updated"
+    # The folders' names are noted, so that later commands need not guess.
+    assert read_metadata(run / "start.safetensors").model.classes == ("apple", "banana", "cherry")
+
+
+def test_stochastic_depth_is_added_to_weights_on_disk(options, half_done):
+    changes = {"model": None, "new_head": False, "image_size": None, "drop_path": 0.25}
+    run = open_run(
+        options(checkpoint=half_done / "start.safetensors", **changes),
+        context=CPU,
+        listener=Listener(),
+    )
+    rates = {m.drop_prob for m in run.module.modules() if type(m).__name__ == "DropPath"}
+    assert max(rates) > 0
+    assert run.start.built.info.kwargs["drop_path_rate"] == 0.25
+
+
+def test_synthetic_images_need_no_folder(options):
+    result = finetune(options(data=None, new_head=False, synthetic_data=32, epochs=1, ema=0.9))
+    assert result.step == 4
+    assert result.images_per_second > 0
+
+
+def test_validation_inside_the_cycles_and_of_the_moving_average(options):
+    result = finetune(options(validate_every="0.5epochs", ema=0.5))
+    scored = [r for r in read_records(result.run / "metrics.jsonl") if r.event == "evaluation"]
+    assert [(r.step, r.kind, r.checkpoint) for r in scored] == [
+        (0, "start", "start.safetensors"),
+        (3, "checkpoint", None),
+        (3, "ema", None),
+        (6, "checkpoint", "cycle-001.safetensors"),
+        (6, "ema", "cycle-001.safetensors"),
+        (9, "checkpoint", None),
+        (9, "ema", None),
+        (12, "checkpoint", "cycle-002.safetensors"),
+        (12, "ema", "cycle-002.safetensors"),
+    ]
+    assert {r.bn for r in scored if r.kind == "ema"} == {"stale"}
+    assert read_metadata(result.run / "ema" / "cycle-001.safetensors").bn.state == "stale"
+
+
+def test_an_incomplete_cycle_is_announced_and_not_captured(options):
+    plans = []
+    result = finetune(options(epochs=1.5), listener=Listener(on_plan=plans.append))
+    assert "cycle 2 is not completed: the run ends after 3 of its 6 steps" in (
+        plans[0].incomplete_cycle
+    )
+    assert [path.name for path in result.captures] == ["cycle-001.safetensors"]
+
+
+def test_a_preview_writes_and_downloads_nothing(options, tmp_path):
+    plan, n_bytes = preview(options(pretrained=True), context=CPU)
+    built = create_model("timm/test_efficientnet", num_classes=3)
+    assert n_bytes == sum(t.nbytes for t in built.module.state_dict().values())
+    assert plan.n_steps == 12
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_json_repeats_the_run(options, half_done):
+    repeated = json.loads((half_done / "run.json").read_text())["options"]
+    assert repeated["schedule"] == "anneal"
+    assert not {"output", "force", "resume", "resume_if_exists"} & repeated.keys()
