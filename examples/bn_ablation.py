@@ -9,6 +9,7 @@ training images:
 
 import argparse
 import copy
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from swa_tools.batchnorm import BnOptions, batchnorm_layers, recompute
 from swa_tools.checkpoints import find_checkpoints
 from swa_tools.data import evaluation_loader, find_split, map_to_outputs, open_images
 from swa_tools.distributed import single_process
-from swa_tools.evaluation import evaluate, wilson_interval
+from swa_tools.evaluation import Evaluation, evaluate, wilson_interval
 from swa_tools.models import BuiltModel, load_checkpoint
 
 ESTIMATORS = ("batch-mean", "sample-weighted", "population")
@@ -38,6 +39,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--augment", action="store_true", help="training augmentation")
     parser.add_argument("--model", help="for files that do not say their model")
     parser.add_argument("--image-size", type=int)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON for a picture: `swa-tools report` draws RUN/bn-ablation.json",
+    )
     return parser.parse_args()
 
 
@@ -73,9 +80,12 @@ def main() -> None:
     val = open_images(find_split("val", data=arguments.data, directory=None))
 
     models = {"stale": average, "of the last checkpoint": with_statistics_of(average, last)}
+    measured = {}
     for n_samples in sorted({min(n, len(train)) for n in arguments.samples}):
         for estimator in ESTIMATORS:
-            model = copy.deepcopy(average)
+            name = f"{estimator}, {n_samples:,} images"
+            measured[name] = estimator, n_samples
+            models[name] = copy.deepcopy(average)
             options = BnOptions(
                 estimator=estimator,
                 n_samples=n_samples,
@@ -84,13 +94,12 @@ def main() -> None:
                 seed=arguments.seed,
             )
             recompute(
-                [model],
+                [models[name]],
                 train,
                 preprocessing=built.preprocessing,
                 options=options,
                 context=context,
             )
-            models[f"{estimator}, {n_samples} images"] = model
 
     batches = evaluation_loader(
         map_to_outputs(val, built.info),
@@ -99,14 +108,30 @@ def main() -> None:
         device=context.device,
     )
     result = evaluate(models, batches)
-    print(f"The average of {len(paths)} checkpoints on {len(val)} images of val")
+    reference = name  # the last: population, on most images
+    print(f"The average of {len(paths)} checkpoints on {len(val):,} images of val")
     print(f"{'statistics':32} {'top-1 %':>8} {'95 %':>15} {'nll':>8} {'p':>7}")
-    best = f"population, {min(max(arguments.samples), len(train))} images"
     for name, score in result.scores.items():
         low, high = wilson_interval(score.n_correct, score.n_samples)
-        p = result.p_value(name, best)
-        print(f"{name:32} {score.top1:8.2f} {low:7.2f} – {high:5.2f} {score.nll:8.4f} {p:7.3f}")
-    print(f"p: McNemar's exact test against {best!r}.")
+        interval = f"{low:.2f} – {high:.2f}"
+        p = result.p_value(name, reference)
+        print(f"{name:32} {score.top1:8.2f} {interval:>15} {score.nll:8.4f} {p:7.3f}")
+    print(f"p: McNemar's exact test against '{reference}'.")
+    if arguments.output is not None:
+        write_json(arguments.output, result, measured)
+
+
+def write_json(path: Path, result: Evaluation, measured: dict[str, tuple[str, int]]) -> None:
+    """Write the top-1 with a recompute by estimator and images, and without one by name."""
+    curves: dict[str, list[tuple[int, float]]] = {estimator: [] for estimator in ESTIMATORS}
+    baselines = {}
+    for name, score in result.scores.items():
+        if name in measured:
+            estimator, n_samples = measured[name]
+            curves[estimator].append((n_samples, score.top1))
+        else:
+            baselines[name] = score.top1
+    path.write_text(json.dumps({"curves": curves, "baselines": baselines}, indent=2))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "records": frozenset({"errors"}),
     "checkpoints": frozenset({"errors"}),
     "distributed": frozenset({"errors"}),
-    "averaging": frozenset({"errors", "checkpoints"}),
+    "averaging": frozenset({"errors", "records", "checkpoints"}),  # records: --top by a metric
     "models": frozenset({"errors", "checkpoints", "distributed"}),
     "data": frozenset({"errors", "checkpoints", "distributed"}),
     "batchnorm": FOUNDATION,

@@ -29,6 +29,7 @@ from swa_tools.errors import SwaToolsError
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPTS = sorted((ROOT / "examples").glob("*.s*"))
+OTHER_PROGRAMS = ("nvidia-smi", "scontrol")
 WORDNET_IDS = {"blue": "n01440764", "green": "n02102040", "red": "n03000684"}
 
 
@@ -130,28 +131,34 @@ def test_option_in_the_text_exists(option):
     assert option in ALL_OPTIONS
 
 
-def test_example_scripts_name_commands_and_options_that_exist():
-    for script in SCRIPTS:
-        text = script.read_text(encoding="utf-8")
-        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
-        calls = [call for command in commands_in(text) if (call := call_in(command))]
-        assert calls, script
-        for call in calls:
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_example_script_names_commands_and_options_that_exist(script):
+    text = script.read_text(encoding="utf-8")
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    assert any(call_in(command) for command in commands_in(text))
+    for command in commands_in(text):
+        if call := call_in(command):
             check_options(call)
+        elif command and command[0] not in OTHER_PROGRAMS:  # an array, or a function of the script
+            assert {word for word in command if word.startswith("--")} <= ALL_OPTIONS, command
 
 
 def test_every_command_is_in_the_readme():
     assert [name for name in COMMANDS if f"`{name}`" not in README] == []
 
 
-def test_file_tree_names_what_there_is():
+def test_file_tree_is_what_there_is():
     (tree,) = [block.text for block in BLOCKS if block.language == "text" and "cli/" in block.text]
     folders: list[str] = []
+    listed = set()
     for line in tree.splitlines():
-        indent, names = re.match(r"( *)(\S+(?:  ?\S+)*?)(?:   |$)", line).groups()
-        folders[len(indent) // 2 :] = [names.rstrip("/")]
-        for name in names.split():
-            assert ROOT.joinpath(*folders[:-1], name).exists(), line
+        indent, name = re.match(r"( *)(\S+)", line).groups()
+        folders[len(indent) // 2 :] = [name]
+        listed.add("".join(folders))
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    package = ROOT / "swa_tools"
+    parts = [*package.glob("[a-z]*.py"), *(path.parent for path in package.glob("*/__init__.py"))]
+    assert {str(path.relative_to(ROOT)) for path in parts} <= {path.rstrip("/") for path in listed}
 
 
 @pytest.mark.parametrize(

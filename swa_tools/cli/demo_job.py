@@ -4,23 +4,20 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swa_tools.averaging import AverageOptions, average_checkpoints
-from swa_tools.batchnorm import BnOptions
-from swa_tools.checkpoints import find_checkpoints
 from swa_tools.cli.output import notice
 from swa_tools.cli.pictures import save_picture
 from swa_tools.cli.run_progress import watch_run
-from swa_tools.data import open_images
-from swa_tools.distributed import Distributed, distributed
 from swa_tools.errors import OutputError, SwaToolsError
-from swa_tools.evaluation import CheckpointScores, EvaluationOptions, evaluate_checkpoints, mcnemar
-from swa_tools.records import append_records, read_records
-from swa_tools.report import run_picture
-from swa_tools.selection import average_and_score
-from swa_tools.training import FinetuneOptions, ScheduleOptions, finetune
+from swa_tools.training.options import FinetuneOptions
+from swa_tools.training.schedule_options import ScheduleOptions
+
+if TYPE_CHECKING:
+    from swa_tools.distributed import Distributed
+    from swa_tools.evaluation import CheckpointScores
 
 MODEL = "timm/lcnet_035"
 IMAGE_SIZE = 32
@@ -84,6 +81,9 @@ def run_demo(output: Path, *, seed: int = 0, force: bool = False) -> DemoResult:
     Raises:
         SwaToolsError: scikit-learn is missing, or a stage fails.
     """
+    from swa_tools.distributed import distributed
+    from swa_tools.training import finetune
+
     if output.exists() and any(output.iterdir()) and not force:
         raise OutputError(
             f"{output}: it exists already and is not empty; choose another folder with -o, or give"
@@ -156,15 +156,28 @@ def write_digits(folder: Path, *, seed: int) -> None:
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
     for position, number in enumerate(order):
-        split = "train" if position < N_TRAIN else "val"
-        path = folder / split / str(digits.target[number]) / f"{number:04d}.png"
+        split, other = ("train", "val") if position < N_TRAIN else ("val", "train")
+        name = f"{digits.target[number]}/{number:04d}.png"
+        (folder / other / name).unlink(missing_ok=True)  # of an earlier demo with another seed
+        path = folder / split / name
         path.parent.mkdir(parents=True, exist_ok=True)
         grey = (digits.images[number] * (255 / 16)).round().astype(np.uint8)
         enlarged = Image.fromarray(grey).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
         enlarged.convert("RGB").save(path)
 
 
-def _finish(output: Path, *, swa: FinetuneOptions, force: bool, context: Distributed) -> DemoResult:
+def _finish(
+    output: Path, *, swa: FinetuneOptions, force: bool, context: "Distributed"
+) -> DemoResult:
+    from swa_tools.averaging import AverageOptions, average_checkpoints
+    from swa_tools.batchnorm import BnOptions
+    from swa_tools.checkpoints import find_checkpoints
+    from swa_tools.data import open_images
+    from swa_tools.evaluation import EvaluationOptions, evaluate_checkpoints
+    from swa_tools.records import append_records, read_records
+    from swa_tools.report import run_picture
+    from swa_tools.selection import average_and_score
+
     images = output / "images"
     captures = find_checkpoints([swa.output])
     train, val = open_images(images / "train"), open_images(images / "val")
@@ -206,7 +219,7 @@ def _finish(output: Path, *, swa: FinetuneOptions, force: bool, context: Distrib
     )
 
 
-def _rows(others: CheckpointScores, members: CheckpointScores) -> Iterator[DemoRow]:
+def _rows(others: "CheckpointScores", members: "CheckpointScores") -> Iterator[DemoRow]:
     start, control, stale, average = (one.score for one in others.checkpoints)
     yield DemoRow("start", START_EPOCHS, start.top1, start.nll)
     yield DemoRow("conventional SGD", BUDGET_EPOCHS, control.top1, control.nll)
@@ -220,6 +233,8 @@ def _rows(others: CheckpointScores, members: CheckpointScores) -> Iterator[DemoR
         yield DemoRow("ensemble of the minima", BUDGET_EPOCHS, ensemble.top1, ensemble.nll)
 
 
-def _p_value(scores: CheckpointScores, first: str, second: str) -> float:
+def _p_value(scores: "CheckpointScores", first: str, second: str) -> float:
+    from swa_tools.evaluation import mcnemar
+
     one, other = (scores.evaluation.is_correct(name) for name in (first, second))
     return mcnemar(int((one & ~other).sum()), int((other & ~one).sum()))

@@ -12,6 +12,7 @@ from swa_tools.cli.options import (
     NumberList,
     amp_option,
     batch_size_option,
+    data_options,
     device_option,
     force_option,
     json_option,
@@ -34,7 +35,7 @@ COUNT = click.IntRange(min=1)
 
 SECTIONS = {
     "Model": "checkpoint entry from_run pretrained new_head image_size model_kwargs drop_path",
-    "Images": "data train_dir val_dir workers skip_bad_images synthetic_data min_crop_area",
+    "Images": "data train_dir val_dir dataset workers skip_bad_images synthetic_data min_crop_area",
     "Learning rate": "epochs schedule lr_max lr_min cycle_epochs cycle_steps budget_epochs"
     " start_epoch milestones gamma",
     "Optimizer": "batch_size accumulate optimizer momentum nesterov weight_decay"
@@ -100,9 +101,7 @@ class KeptCheckpoints(click.ParamType):  # type: ignore[type-arg]  # generic fro
     help="Argument of the model's constructor; may be repeated.",
 )
 @click.option("--drop-path", type=SHARE, help="Stochastic depth.  [default: the model's]")
-@click.option("--data", type=PATH, metavar="DIR", help="Folder with train/ and val/.")
-@click.option("--train-dir", type=PATH, metavar="DIR", help="Training images, by themselves.")
-@click.option("--val-dir", type=PATH, metavar="DIR", help="Validation images, by themselves.")
+@data_options
 @workers_option
 @skip_bad_images_option
 @click.option(

@@ -89,10 +89,6 @@ def _average(result: "FinetuneResult", options: FinetuneOptions, *, as_json: boo
     from swa_tools.averaging import AverageOptions
     from swa_tools.training.run_directory import RunDirectory
 
-    names = (
-        "data train_dir val_dir workers skip_bad_images batch_size seed device amp channels_last"
-    )
-    passes = {name: getattr(options, name) for name in names.split()}
     of_bn = {"estimator": "population", "n_samples": None, "augment": False, "train_mode": False}
     of_model = {
         "model": None,
@@ -104,7 +100,7 @@ def _average(result: "FinetuneResult", options: FinetuneOptions, *, as_json: boo
     average_recompute_evaluate(
         list(result.captures),
         RunDirectory(result.run).average,
-        {**passes, **of_bn, **of_model},
+        {**dataclasses.asdict(options), **of_bn, **of_model},
         options=AverageOptions(force=True),
         results=None,
         command_line=shlex.join(["swa-tools", *sys.argv[1:]]),

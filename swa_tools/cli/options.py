@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -63,7 +63,7 @@ class NumberList(click.ParamType):  # type: ignore[type-arg]  # generic from cli
 
 
 checkpoints_argument = click.argument(
-    "checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...", type=click.Path()
+    "checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...", type=click.Path(readable=False)
 )
 
 output_option = click.option(

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 def log_scalars(folder: Path, listener: "Listener") -> Iterator["Listener"]:
     """Write every record to a TensorBoard log, besides what a listener does with it.
 
+    The folder appears with the first record. What an earlier process logged from that step on is
+    purged: a resumed run does these steps again.
+
     Yields:
         The listener that does both.
 
@@ -29,11 +32,15 @@ def log_scalars(folder: Path, listener: "Listener") -> Iterator["Listener"]:
         raise SwaToolsError(
             "--tensorboard: it is not installed; pip install 'swa-tools[tensorboard]'"
         ) from error
-    with SummaryWriter(folder) as writer:
+    with contextlib.ExitStack() as stack:
+        writers: list[SummaryWriter] = []
 
         def on_record(record: "Record") -> None:
+            if not writers:
+                writer = SummaryWriter(folder, purge_step=record.step)
+                writers.append(stack.enter_context(writer))
             for name, value in scalars(record).items():
-                writer.add_scalar(name, value, record.step)
+                writers[0].add_scalar(name, value, record.step)
             listener.on_record(record)
 
         yield dataclasses.replace(listener, on_record=on_record)
@@ -41,10 +48,10 @@ def log_scalars(folder: Path, listener: "Listener") -> Iterator["Listener"]:
 
 def scalars(record: "Record") -> dict[str, float]:
     """Return what a record has to show, by TensorBoard's names."""
-    group = "train" if record.event == "step" else f"{record.split}/{record.kind}"
-    values = {
-        f"{group}/{name}": getattr(record, name)
-        for name in ("lr", "train_loss", "top1", "top5", "nll", "ece")
-        if record.event == "step" or name not in ("lr", "train_loss")
-    }
-    return {name: value for name, value in values.items() if value is not None}
+    if record.event == "epoch":
+        return {}
+    group, names = f"{record.split}/{record.kind}", ("top1", "top5", "nll", "ece")
+    if record.event == "step":
+        group, names = "train", ("lr", "train_loss")
+    values = {name: getattr(record, name) for name in names}
+    return {f"{group}/{name}": value for name, value in values.items() if value is not None}

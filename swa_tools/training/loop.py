@@ -19,7 +19,11 @@ from swa_tools.training.progress import Listener, Progress
 from swa_tools.training.run import Run
 from swa_tools.training.saving import clear_away, save, save_capture
 from swa_tools.training.setup import open_run
+from swa_tools.training.start import OtherRankError
 from swa_tools.training.validation import agreed_signal, score_average, validate
+
+AGREE_EVERY = 10
+"""Steps between two exchanges among several ranks of what only one of them may know."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +133,9 @@ def _train_or_explain(run: Run, stop: StopRequest) -> signal.Signals | None:
 
 def _train(run: Run, stop: StopRequest) -> signal.Signals | None:
     """Take the steps that are left; return the signal that stopped them."""
-    save(run)
-    stopped_by = _score_if_due(run, stop)
+    with run.watch.paused():
+        save(run)
+        stopped_by = _score_if_due(run, stop)
     if stopped_by is None:
         with contextlib.closing(_batches(run)) as batches:
             for batch in batches:
@@ -197,9 +202,9 @@ def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
 def _agree(run: Run, stop: StopRequest) -> tuple[signal.Signals | None, bool]:
     """Return the signal that a rank got, and whether a resume point is overdue.
 
-    Several ranks exchange this every `log_every` steps alone.
+    Several ranks exchange this every `AGREE_EVERY` steps alone.
     """
-    if run.context.world_size > 1 and run.step % run.options.log_every:
+    if run.context.world_size > 1 and run.step % AGREE_EVERY:
         return None, False
     votes = run.context.gather((stop.number, run.is_overdue()))
     signals = [number for number, _ in votes if number is not None]
@@ -251,7 +256,8 @@ def _read_losses(run: Run) -> None:
         return
     step = run.step - steps_ago
     captures = run.captures()
-    raise TrainingError(
+    error = TrainingError if run.context.is_main else OtherRankError
+    raise error(
         f"step {step} (epoch {run.plan.epoch(step):.2f}, learning rate"
         f" {run.plan.schedule.lr(step):g}): the training loss is not finite; the last good"
         f" checkpoint is {captures[-1] if captures else run.directory.start}; try a lower --lr-max"

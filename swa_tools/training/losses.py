@@ -36,7 +36,7 @@ class LossLog:
         """
         if not self._pending:
             return None
-        losses = torch.stack(self._pending).to("cpu", torch.float64)
+        losses = torch.stack(self._pending).cpu().double()
         values: list[float] = (context.sum(losses) / context.world_size).tolist()
         self._pending.clear()
         for value in values:

@@ -50,6 +50,7 @@ class FinetuneOptions:
         drop_path: Rate of stochastic depth; None for the model's own.
         data: Folder with `train/` and `val/`.
         train_dir, val_dir: These two by themselves.
+        dataset: Name of a data set that timm's `create_dataset` knows, in `data`, instead.
         synthetic_data: Number of random images to train on instead, to measure speed.
         workers: Processes that decode images; None to choose by the machine.
         skip_bad_images: Whether unreadable images are left out instead of being an error.
@@ -96,6 +97,7 @@ class FinetuneOptions:
     data: Path | None = None
     train_dir: Path | None = None
     val_dir: Path | None = None
+    dataset: str | None = None
     synthetic_data: int | None = None
     workers: int | None = None
     skip_bad_images: bool = False

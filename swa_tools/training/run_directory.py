@@ -71,23 +71,28 @@ class RunDirectory:
         """Tell early whether a run can begin here.
 
         Raises:
-            OutputError: The folder is not empty and `force` is not set.
+            OutputError: There are files in the folder and `force` is not set, or it cannot be
+                written to.
         """
         with _writing(self.path):
-            existing = next(
-                path for path in (self.path, *self.path.absolute().parents) if path.exists()
-            )
+            folders = (self.path, *self.path.absolute().parents)
+            existing = next(path for path in folders if path.exists())
+            if not existing.is_dir():
+                raise OutputError(f"{self.path}: cannot write a run there: {existing} is a file")
             if not os.access(existing, os.W_OK | os.X_OK):
                 raise OutputError(f"{self.path}: cannot write a run there: no permission")
-            if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-                return
-        if not self.path.is_dir():
-            raise OutputError(f"{self.path}: cannot write a run there: it is a file")
-        if not force:
-            raise OutputError(
-                f"{self.path}: it exists already and is not empty; go on with the run in it"
-                " (--resume), choose another name, or give --force"
-            )
+            if self.path.exists() and self._has_files() and not force:
+                raise OutputError(
+                    f"{self.path}: it exists already and is not empty; go on with the run in it"
+                    " (--resume), choose another name, or give --force"
+                )
+
+    def _has_files(self) -> bool:
+        """Tell whether there is more than what a run leaves that was killed as it began."""
+        return any(
+            not path.is_dir() and not (path.name[0] == "." and path.suffix == ".tmp")
+            for path in self.path.rglob("*")
+        )
 
     def create(self, *, ema: bool) -> None:
         """Make the folders, and remove an earlier run's files; other files are left alone.

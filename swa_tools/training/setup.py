@@ -110,7 +110,7 @@ def _is_resumed(options: FinetuneOptions, directory: RunDirectory) -> bool:
     if directory.exists() and (options.resume or options.resume_if_exists or is_restart):
         if directory.resume.exists():
             return True
-        if any(directory.checkpoints.glob("*.safetensors")):
+        if any(directory.checkpoints.glob("*.safetensors")) and not options.force:
             raise TrainingError(
                 f"{directory.resume}: there is no point to resume from, but there are checkpoints;"
                 " --force begins the run again"

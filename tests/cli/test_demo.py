@@ -55,3 +55,11 @@ def test_a_missing_scikit_learn_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert run(["demo", "-o", str(tmp_path / "demo")]) == 1
     assert "pip install 'swa-tools[demo]'" in capsys.readouterr().err
+
+
+def test_images_of_another_seed_are_in_one_split_only(short, tmp_path):
+    for seed in (0, 1):
+        demo_job.write_digits(tmp_path, seed=seed)
+    train, val = ({p.name for p in (tmp_path / one).rglob("*.png")} for one in ("train", "val"))
+    assert (len(train), len(val)) == (200, 1597)
+    assert not train & val

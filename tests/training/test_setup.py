@@ -267,3 +267,14 @@ def test_run_json_repeats_the_run(options, half_done):
     repeated = json.loads((half_done / "run.json").read_text())["options"]
     assert repeated["schedule"] == "anneal"
     assert not {"output", "force", "resume", "resume_if_exists"} & repeated.keys()
+
+
+def test_a_data_set_of_timm_is_trained_on_as_its_folder_is(options, photos, tmp_path):
+    whole = finetune(options(epochs=1, output=tmp_path / "whole"))
+    with pytest.raises(DataError, match="give both"):
+        finetune(options(dataset="torch/image_folder", data=None))
+    run = finetune(options(epochs=1, dataset="torch/image_folder"))
+    capture = "checkpoints/cycle-001.safetensors"
+    assert load_state_dict(run.run / capture).keys() == load_state_dict(whole.run / capture).keys()
+    for name, tensor in load_state_dict(run.run / capture).items():
+        assert torch.equal(tensor, load_state_dict(whole.run / capture)[name])
