@@ -36,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, nargs="+", default=[256, 1000, 4000, 10**9])
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, help="processes that decode images")
     parser.add_argument("--augment", action="store_true", help="training augmentation")
     parser.add_argument("--model", help="for files that do not say their model")
     parser.add_argument("--image-size", type=int)
@@ -92,6 +93,7 @@ def main() -> None:
                 augment=arguments.augment,
                 batch_size=arguments.batch_size,
                 seed=arguments.seed,
+                workers=arguments.workers,
             )
             recompute(
                 [models[name]],
@@ -106,6 +108,7 @@ def main() -> None:
         built.preprocessing,
         batch_size=arguments.batch_size,
         device=context.device,
+        workers=arguments.workers,
     )
     result = evaluate(models, batches)
     reference = name  # the last: population, on most images

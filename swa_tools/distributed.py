@@ -184,6 +184,21 @@ def float64_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
+@contextlib.contextmanager
+def clear_memory_errors(device: torch.device) -> Iterator[None]:
+    """Turn a GPU that is out of memory during a forward pass into one line.
+
+    Raises:
+        SwaToolsError: It is.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SwaToolsError(
+            f"device {device} is out of memory: try a smaller --batch-size, or fewer models at once"
+        ) from error
+
+
 def amp_dtype(
     amp: Literal["auto", "bf16", "fp16", "off"], device: torch.device
 ) -> torch.dtype | None:

@@ -96,5 +96,7 @@ def _check_factors(factors: Sequence[float], *, allow_negative: bool) -> None:
         raise SwaToolsError(
             f"weights: {min(factors)} is negative; give --allow-negative if that is meant"
         )
-    if math.fsum(factors) == 0:
+    if sum(factors) == 0:
         raise SwaToolsError("weights: their sum is 0, so there is no average")
+    if not 1e-200 < abs(sum(factors)) < 1e200:  # the products would leave float64's range
+        raise SwaToolsError(f"weights: expected a sum of ordinary size, found {sum(factors)}")

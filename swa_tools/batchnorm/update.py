@@ -9,7 +9,7 @@ from torch import nn
 
 from swa_tools.batchnorm.estimators import Estimator
 from swa_tools.batchnorm.recorder import Recorder, layers_without_support
-from swa_tools.distributed import Distributed
+from swa_tools.distributed import Distributed, clear_memory_errors
 from swa_tools.errors import SwaToolsError
 
 
@@ -142,8 +142,11 @@ def _run(
     for batch in batches:
         images = (batch if isinstance(batch, torch.Tensor) else batch[0]).to(device)
         for recorder in recorders:
-            # One context per model: autocast keeps copies of the weights until it ends.
-            with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+            with (
+                clear_memory_errors(device),
+                # One context per model: autocast keeps copies of the weights until it ends.
+                torch.autocast(device.type, dtype=amp, enabled=amp is not None),
+            ):
                 recorder.forward(images)
         n_samples += len(images)
         n_batches += 1

@@ -19,8 +19,8 @@ from swa_tools.errors import CheckpointError
 MAX_HEADER_BYTES = 100_000_000
 """The limit that the safetensors library sets."""
 
-MAX_DIMENSIONS = 64
-"""As many as NumPy and torch allow; it also bounds the work on a hostile shape."""
+MAX_DIMENSIONS = 32
+"""As many as NumPy 1 allows; it also bounds the work on a hostile shape."""
 
 MAX_TENSOR_BITS = 2**63 * 8
 """NumPy counts bytes in 64 bits."""

@@ -18,9 +18,9 @@ from swa_tools.cli.options import (
 )
 from swa_tools.cli.output import notice, progress
 from swa_tools.cli.passes import (
-    evaluation_options,
     open_split,
     pass_options,
+    save_logits_option,
     take_evaluation_options,
 )
 from swa_tools.cli.score_tables import print_scores
@@ -48,7 +48,15 @@ from swa_tools.cli.score_tables import print_scores
 )
 @click.option("--per-class", is_flag=True, help="Add the top-1 of each class.")
 @click.option("--allow-stale-bn", is_flag=True, help="Score averages whose BatchNorm is stale.")
-@evaluation_options
+@save_logits_option
+@click.option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Checkpoints in memory at a time; the others are read again for each batch.",
+)
+@click.option("--compile", is_flag=True, help="Run the network through torch.compile.")
 @pass_options
 @model_options
 @results_option
@@ -102,10 +110,11 @@ def command(
 
 def _results_of_run(paths: Sequence[Path]) -> Path | None:
     """Return where the records go if all checkpoints lie in one run directory."""
-    from swa_tools.checkpoints import is_run_directory, run_directory_of
+    from swa_tools.checkpoints import is_run_directory
 
     runs = {
-        run_directory_of(path) or (path.parent if is_run_directory(path.parent) else None)
+        # RUN/checkpoints/FILE and RUN/ema/FILE, or RUN/FILE.
+        next((folder for folder in path.absolute().parents[:2] if is_run_directory(folder)), None)
         for path in paths
     }
     run = runs.pop() if len(runs) == 1 else None

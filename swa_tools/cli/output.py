@@ -1,6 +1,7 @@
 """What the commands print: results on stdout, progress and notices on stderr."""
 
 import contextlib
+import datetime as dt
 import json
 import sys
 import time
@@ -96,7 +97,12 @@ def _plain_lines(description: str, total: int | None, unit: str) -> Callable[[in
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL_SECONDS:
             last = now
+            rate = done / (now - start)
             of = f"/{total:,}" if total else ""
-            notice(f"{description}: {done:,}{of} {unit}, {done / (now - start):,.0f}/s")
+            left = ""
+            if total:
+                seconds = max(0, round((total - done) / rate))
+                left = f", {dt.timedelta(seconds=seconds)} left"
+            notice(f"{description}: {done:,}{of} {unit}, {rate:,.0f}/s{left}")
 
     return advance

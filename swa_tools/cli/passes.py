@@ -71,21 +71,11 @@ _BN_OPTIONS = (
     ),
 )
 
-_EVALUATION_OPTIONS = (
-    click.option(
-        "--save-logits",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="Save the logits of each checkpoint there; use those that are there already.",
-    ),
-    click.option(
-        "--at-once",
-        type=click.IntRange(min=1),
-        default=8,
-        show_default=True,
-        help="Checkpoints in memory at a time; the others are read again for each batch.",
-    ),
-    click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
+save_logits_option = click.option(
+    "--save-logits",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Save the logits of each checkpoint there; use those that are there already.",
 )
 
 
@@ -97,11 +87,6 @@ def pass_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def bn_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--estimator`, `--samples`, `--augment` and `--train-mode`."""
     return _add(_BN_OPTIONS, function)
-
-
-def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--save-logits`, `--at-once` and `--compile`."""
-    return _add(_EVALUATION_OPTIONS, function)
 
 
 def _add(options: tuple[Decorator, ...], function: Callable[..., Any]) -> Callable[..., Any]:

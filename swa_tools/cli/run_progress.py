@@ -49,7 +49,7 @@ def watch_run(context: "Distributed") -> Iterator["Listener"]:
 def describe_moment(progress: "Progress") -> str:
     """Return the numbers of a step in one line."""
     cycle = "" if progress.cycle is None else f"cycle {progress.cycle}, "
-    loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
+    loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
     return (
         f"{cycle}epoch {progress.epoch:.2f}{loss}, lr {progress.lr:.3g},"
         f" {progress.images_per_second:,.0f} images/s"
@@ -103,10 +103,10 @@ def _bar() -> Iterator[tuple[Callable[["Progress"], None], Callable[[str], None]
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     columns = (
-        BarColumn(bar_width=20),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
+        BarColumn(bar_width=10),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.description}", markup=False),
-        TimeRemainingColumn(),
     )
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task("", total=None, visible=False)

@@ -24,6 +24,7 @@ from swa_tools.cli.passes import (
     bn_options,
     open_split,
     pass_options,
+    save_logits_option,
     take_bn_options,
     take_evaluation_options,
 )
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 )
 @bn_options
 @pass_options
+@save_logits_option
 @model_options
 @seed_option
 @results_option

@@ -50,7 +50,8 @@ def scalars(record: "Record") -> dict[str, float]:
     """Return what a record has to show, by TensorBoard's names."""
     if record.event == "epoch":
         return {}
-    group, names = f"{record.split}/{record.kind}", ("top1", "top5", "nll", "ece")
+    names: tuple[str, ...] = ("top1", "top5", "nll", "ece")
+    group = f"{record.split}/{record.kind}"
     if record.event == "step":
         group, names = "train", ("lr", "train_loss")
     values = {name: getattr(record, name) for name in names}

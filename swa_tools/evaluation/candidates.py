@@ -7,9 +7,15 @@ from pathlib import Path
 
 from torch import nn
 
-from swa_tools.checkpoints import CheckpointMetadata, open_checkpoint
+from swa_tools.checkpoints import CheckpointMetadata, is_run_directory, open_checkpoint
 from swa_tools.errors import CheckpointError
 from swa_tools.models import has_batchnorm
+
+START_FILE = "start.safetensors"
+"""What a run directory calls its starting weights."""
+
+EMA_FOLDER = "ema"
+"""The folder of a run directory with the moving averages at its captures."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +36,14 @@ class Candidate:
 
     @property
     def kind(self) -> str:
-        """`checkpoint`, `average` or `soup`."""
-        return self.metadata.kind if self.metadata is not None else "checkpoint"
+        """`checkpoint`, `average` or `soup`; in a run directory also `start` and `ema`."""
+        kind = self.metadata.kind if self.metadata is not None else "checkpoint"
+        folder = self.path.absolute().parent
+        if kind == "checkpoint" and is_run_directory(folder) and self.path.name == START_FILE:
+            return "start"
+        if kind == "checkpoint" and is_run_directory(folder.parent) and folder.name == EMA_FOLDER:
+            return "ema"
+        return kind
 
     @property
     def says_its_model(self) -> bool:

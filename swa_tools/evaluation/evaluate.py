@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from swa_tools.data import Batch
-from swa_tools.distributed import Distributed, float64_device
+from swa_tools.distributed import Distributed, clear_memory_errors, float64_device
 from swa_tools.errors import DataError, ModelError
 from swa_tools.evaluation.ensemble import ENSEMBLE, Agreement, EnsembleTally
 from swa_tools.evaluation.metrics import Score, Tally
@@ -107,10 +107,16 @@ def module_predictor(module: nn.Module, *, amp: torch.dtype | None = None) -> Pr
         with (
             _evaluation_mode(module),
             torch.no_grad(),
+            clear_memory_errors(device),
             # Left after each batch: autocast keeps copies of the weights until it ends.
             torch.autocast(device.type, dtype=amp, enabled=amp is not None),
         ):
-            logits: torch.Tensor = module(batch.images)
+            logits = module(batch.images)
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+            found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits)
+            raise ModelError(
+                f"{type(module).__name__}: expected logits (images, classes), found {found}"
+            )
         return logits
 
     return predict

@@ -20,7 +20,7 @@ class ScoredCheckpoint:
         name: What the evaluation calls it: its own name, or its path where two have that name.
         digest: Content digest of its tensors.
         metadata: What it says about itself; None for somebody else's file.
-        kind: `checkpoint`, `average` or `soup`.
+        kind: `checkpoint`, `average`, `soup`, `start` or `ema`.
         bn: State of its BatchNorm statistics, as in `BnInfo`.
         score: On the images.
         real: Share of images that get one of their ReaL labels, in percent; None without these.

@@ -31,8 +31,8 @@ class EvaluationOptions:
             `models.load_checkpoint`.
         image_size: Input size in pixels; None for the model's own.
         allow_stale_bn: Whether averaged weights are scored with averaged BatchNorm statistics.
-        ensemble: Whether the ensemble is scored, too: of all files that are no averages, or of
-            all files if all are.
+        ensemble: Whether the ensemble is scored, too: of all ordinary checkpoints (no averages,
+            no start of a run), or of all files if there is none.
         save_logits: Folder to save logits in and to take them from; None for neither.
         batch_size: Images in a batch; a batch is on one rank.
         workers: Processes that decode images; None to choose by the machine.

@@ -10,7 +10,8 @@ def test_the_example_prints_a_line_for_each_choice_and_writes_its_points(
     run_with_captures, image_folder, tmp_path, capsys, monkeypatch
 ):
     output = tmp_path / "bn-ablation.json"
-    arguments = [run_with_captures, "--data", image_folder, "--samples", 8, 24, "--output", output]
+    arguments = [run_with_captures, "--data", image_folder, "--samples", 8, 24]
+    arguments += ["--workers", 0, "--output", output]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()

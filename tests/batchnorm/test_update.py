@@ -454,6 +454,17 @@ def test_a_real_network_agrees_with_numpy_and_with_torch():
     assert_same_statistics(model, reference, rtol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_gpu_gives_the_statistics_of_the_cpu(estimator):
+    model, reference = ready().append(nn.SyncBatchNorm(5)), ready().append(nn.SyncBatchNorm(5))
+    update_bn(reference, batches(16, 16, 5), estimator=estimator)
+    update_bn(model.cuda(), batches(16, 16, 5), estimator=estimator)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value.cpu(), reference.state_dict()[key], rtol=1e-3, atol=1e-3)
+
+
 def sharded(context):
     """Statistics of batches dealt to the ranks; SyncBatchNorm among the layers."""
     model = ready()

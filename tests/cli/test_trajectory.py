@@ -38,7 +38,7 @@ def test_numbers_and_picture_are_written_and_drawn_again(trajectory, small_run, 
 
 def test_a_picture_needs_no_numbers_on_disk(trajectory, small_run, tmp_path):
     assert trajectory(small_run, "--plot", tmp_path / "path.svg")[0] == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["path.svg"]
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "path.svg"}
 
 
 def test_a_start_may_be_named(trajectory, small_run):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from swa_tools.data import Batch
-from swa_tools.errors import DataError, ModelError
+from swa_tools.errors import DataError, ModelError, SwaToolsError
 from swa_tools.evaluation import evaluate, mcnemar, score_predictors
 
 N_CLASSES = 7
@@ -174,6 +174,36 @@ def test_nan_in_logits_names_the_model(value):
         broken[2].bias[0] = value
     with pytest.raises(ModelError, match="cycle-002: its logits hold NaN or Inf"):
         evaluate({"cycle-001": classifier(1), "cycle-002": broken}, batches_of(images, targets))
+
+
+def test_what_is_no_classifier_is_told_so():
+    images, targets = images_and_targets()
+    with pytest.raises(ModelError, match=r"expected logits .* found \(16, 3, 4, 4\)"):
+        evaluate({"a": nn.Identity()}, batches_of(images, targets))
+
+
+def test_a_gpu_that_is_out_of_memory_is_one_line():
+    class TooLarge(nn.Module):
+        def forward(self, images):
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    images, targets = images_and_targets()
+    with pytest.raises(SwaToolsError, match="out of memory: try a smaller --batch-size"):
+        evaluate({"a": TooLarge()}, batches_of(images, targets))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_counts_as_the_cpu_does():
+    images, targets = images_and_targets()
+    models = {name: classifier(seed) for seed, name in enumerate("abc")}
+    expected = evaluate(models, batches_of(images, targets), ensemble=True)
+    on_gpu = {name: model.cuda() for name, model in models.items()}
+    found = evaluate(on_gpu, batches_of(images.cuda(), targets.cuda()), ensemble=True)
+    for name, score in expected.scores.items():
+        assert found.scores[name].n_correct == score.n_correct
+        assert found.scores[name].nll == pytest.approx(score.nll, rel=1e-3)
+    assert found.ensemble.n_correct == expected.ensemble.n_correct
 
 
 def test_labels_that_the_model_does_not_have_are_named():

@@ -112,6 +112,13 @@ def test_every_checkpoint_is_scored_as_by_a_plain_loop(captures, folder):
     assert result.n_skipped == 0
 
 
+def test_counts_do_not_depend_on_the_workers(captures, folder):
+    expected = run(captures, folder).evaluation.predictions
+    found = run(captures, folder, workers=2, batch_size=3).evaluation.predictions
+    for name, predictions in expected.items():
+        np.testing.assert_array_equal(found[name], predictions)
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 3, 8])
 def test_scores_do_not_depend_on_how_many_models_are_in_memory(captures, folder, at_once):
     expected = [run([path], folder).checkpoints[0].score for path in captures]
@@ -179,6 +186,18 @@ def test_the_ensemble_is_of_the_checkpoints_and_the_average_beside_it(
     assert len(pairs) == 3
     with pytest.raises(SwaToolsError, match="two checkpoints at least"):
         run([captures[0], average], folder, ensemble=True)
+
+
+def test_start_and_ema_of_a_run_are_no_members(captures, built, folder, tmp_path):
+    run_directory = tmp_path / "run"
+    for name in ("checkpoints", "ema"):
+        (run_directory / name).mkdir(parents=True)
+    (run_directory / "run.json").write_text("{}")
+    start = save(built, run_directory / "start.safetensors", seed=5)
+    ema = save(built, run_directory / "ema" / "cycle-1.safetensors", seed=6)
+    result = run([start, ema, *captures], folder, ensemble=True)
+    assert [one.kind for one in result.checkpoints] == ["start", "ema", *["checkpoint"] * 3]
+    assert result.members == (str(captures[0]), *(path.name for path in captures[1:]))
 
 
 def test_it_is_called_fge_only_for_captures_of_a_triangular_run(built, folder, tmp_path):

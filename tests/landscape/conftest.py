@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -21,36 +19,15 @@ def write(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def captures(tmp_path_factory, tiny_model):
-    """Four checkpoints of a small network with BatchNorm around common weights."""
-    import torch
+def captures(_captures):
+    """Three checkpoints of a small network with BatchNorm."""
+    return sorted((_captures / "checkpoints").iterdir())
 
-    from swa_tools import __version__
-    from swa_tools.checkpoints import BnInfo, CheckpointMetadata
-    from swa_tools.models import create_model, save_state_dict
 
-    folder = tmp_path_factory.mktemp("captures")
-    torch.manual_seed(0)
-    built = create_model(tiny_model, num_classes=3, image_size=32)
-    metadata = CheckpointMetadata(
-        kind="checkpoint",
-        model=dataclasses.replace(built.info, classes=("blue", "green", "red")),
-        preprocessing=built.preprocessing,
-        bn=BnInfo(state="trained"),
-        swa_tools=__version__,
-    )
-    paths = []
-    for number in range(4):
-        noise = torch.Generator().manual_seed(number)
-        state_dict = {
-            name: tensor + 0.05 * torch.rand(tensor.shape, generator=noise)
-            if tensor.is_floating_point()
-            else tensor
-            for name, tensor in built.module.state_dict().items()
-        }
-        paths.append(folder / f"cycle-{number + 1:03d}.safetensors")
-        save_state_dict(paths[-1], state_dict, metadata)
-    return paths
+@pytest.fixture(scope="session")
+def center(_captures):
+    """The weights that the captures lie around."""
+    return _captures / "average.safetensors"
 
 
 @pytest.fixture

@@ -49,12 +49,12 @@ def test_checkpoints_of_a_plane_equal_what_update_bn_and_evaluate_say(
         assert numbers.arrays["checkpoint_test_loss"][number] == one.score.nll
 
 
-def test_plane_holds_what_its_description_says(captures, average, survey):
+def test_plane_holds_what_its_description_says(captures, center, average, survey):
     the_survey = survey()
     measure_plane(
         captures[:3],
         the_survey,
-        projected=[captures[3], average],
+        projected=[center, average],
         options=PlaneOptions(n_points=3, margin=0.5),
     )
     numbers = read_numbers(the_survey.output)
@@ -63,8 +63,10 @@ def test_plane_holds_what_its_description_says(captures, average, survey):
     assert arrays["test_error"].shape == arrays["train_objective"].shape == (3, 3)
     np.testing.assert_allclose(arrays["train_objective"], arrays["train_loss"] + arrays["l2"])
     assert [one["name"] for one in description["checkpoints"]] == [p.name for p in captures[:3]]
-    assert [one["kind"] for one in description["projected"]] == ["checkpoint", "average"]
-    with open_all([*captures, average]) as checkpoints:
+    assert [one["name"] for one in description["projected"]] == [center.name, average.name]
+    assert [one["kind"] for one in description["checkpoints"]] == ["checkpoint"] * 3
+    assert [one["kind"] for one in description["projected"]] == ["average"] * 2
+    with open_all([*captures, center, average]) as checkpoints:
         plane = Plane(*checkpoints[:3])
         np.testing.assert_array_equal(arrays["checkpoint_xy"], plane.corners)
         found = plane.project(checkpoints[4])
@@ -92,9 +94,9 @@ def test_plane_grid_agrees_with_its_checkpoints(captures, survey):
 
 
 @pytest.mark.parametrize("n", [0, 2, 4])
-def test_a_plane_needs_three_checkpoints(captures, survey, n):
+def test_a_plane_needs_three_checkpoints(captures, center, survey, n):
     with pytest.raises(SwaToolsError, match=f"needs 3 checkpoints, found {n}"):
-        measure_plane(captures[:n], survey())
+        measure_plane([*captures, center][:n], survey())
 
 
 def test_numbers_have_a_name_that_says_so(captures, survey):
