@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,12 @@ WORKER = textwrap.dedent("""
         result = getattr(module, name)(context)
         torch.save(result, f"{folder}/{context.rank}.pt")
 """)
+
+
+def pytest_configure():
+    # A job in the background, or under nohup, begins with Ctrl-C ignored, and so would the
+    # processes that the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

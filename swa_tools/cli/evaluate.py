@@ -44,7 +44,8 @@ from swa_tools.cli.score_tables import print_scores
     "--ensemble",
     "ensemble",
     is_flag=True,
-    help="Score the mean of the checkpoints' softmax, too; averages are compared with it.",
+    help="Score the mean softmax of the captures (without any: of all files that are no averages),"
+    " too; the others are compared with it.",
 )
 @click.option("--per-class", is_flag=True, help="Add the top-1 of each class.")
 @click.option("--allow-stale-bn", is_flag=True, help="Score averages whose BatchNorm is stale.")

@@ -13,7 +13,7 @@ from swa_tools.checkpoints import check_output
 from swa_tools.cli.output import notice
 from swa_tools.cli.pictures import save_picture
 from swa_tools.cli.run_progress import watch_run
-from swa_tools.cli.run_tables import print_result
+from swa_tools.cli.run_tables import describe_speed, print_result
 from swa_tools.cli.schedule_picture import schedule_picture
 from swa_tools.cli.tensorboard import log_scalars
 from swa_tools.cli.whole_job import average_recompute_evaluate
@@ -55,7 +55,7 @@ def run_job(
                 result = finetune(options, context=context, listener=listener)
             if then_average and result.stopped_by is None:
                 if context.is_main:
-                    notice(f"{result.n_steps:,} steps, {result.images_per_second:,.0f} images/s")
+                    notice(describe_speed(result))
                 _average(result, options, as_json=as_json)
             elif context.is_main:
                 print_result(result, as_json=as_json)

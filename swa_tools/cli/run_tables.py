@@ -77,10 +77,8 @@ def print_result(result: "FinetuneResult", *, as_json: bool) -> None:
         notice(f"{result.n_skipped} images could not be read and were left out")
     if result.stopped_by is None:
         notice(
-            f"{result.n_steps:,} steps, {result.images_per_second:,.0f} images/s,"
-            f" {result.seconds_saving:.1f} s for points to resume from;"
-            f" average the checkpoints: swa-tools average {shlex.quote(str(result.run))}"
-            " --data DIR -o FILE"
+            f"{describe_speed(result)}; average the checkpoints: swa-tools average"
+            f" {shlex.quote(str(result.run))} --data DIR -o FILE"
         )
     else:
         notice(
@@ -88,6 +86,16 @@ def print_result(result: "FinetuneResult", *, as_json: bool) -> None:
             f" {result.n_steps:,}; go on with: swa-tools finetune --resume"
             f" {shlex.quote(str(result.run))}"
         )
+
+
+def describe_speed(result: "FinetuneResult") -> str:
+    """Say in a line how far the run is and how fast it went."""
+    if not result.images_per_second:
+        return f"the run was complete already, {result.n_steps:,} steps"
+    return (
+        f"{result.n_steps:,} steps, {result.images_per_second:,.0f} images/s,"
+        f" {result.seconds_saving:.1f} s for points to resume from"
+    )
 
 
 def _row(record: "Record") -> list[str]:

@@ -46,6 +46,12 @@ class Candidate:
         return kind
 
     @property
+    def is_capture(self) -> bool:
+        """Whether it was taken at the minimum of a cycle."""
+        training = self.metadata.training if self.metadata is not None else None
+        return training is not None and training.cycle is not None
+
+    @property
     def says_its_model(self) -> bool:
         """Whether it needs no `--model`."""
         return self.metadata is not None and self.metadata.model is not None

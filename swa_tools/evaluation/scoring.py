@@ -31,8 +31,9 @@ class EvaluationOptions:
             `models.load_checkpoint`.
         image_size: Input size in pixels; None for the model's own.
         allow_stale_bn: Whether averaged weights are scored with averaged BatchNorm statistics.
-        ensemble: Whether the ensemble is scored, too: of all ordinary checkpoints (no averages,
-            no start of a run), or of all files if there is none.
+        ensemble: Whether the ensemble is scored, too: of the captures of cycles if there are
+            several, else of all ordinary checkpoints (no averages, no start of a run), or of all
+            files if there is none.
         save_logits: Folder to save logits in and to take them from; None for neither.
         batch_size: Images in a batch; a batch is on one rank.
         workers: Processes that decode images; None to choose by the machine.
@@ -207,6 +208,9 @@ def _predictors(
 
 def _members(candidates: Sequence[Candidate]) -> list[Candidate]:
     members = [one for one in candidates if one.kind == "checkpoint"] or list(candidates)
+    # A control that is scored beside the captures of a run is none of them.
+    captures = [one for one in members if one.is_capture]
+    members = captures if len(captures) > 1 else members
     if len(members) < 2:
         raise SwaToolsError(
             f"an ensemble needs two checkpoints at least, found only {members[0].path}"

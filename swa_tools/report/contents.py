@@ -25,6 +25,7 @@ from swa_tools.report.tables import (
     Table,
     comparison_table,
     facts,
+    provenance_table,
     score_table,
     summary,
 )
@@ -104,14 +105,16 @@ def run_section(run: RunData, runs: Sequence[RunData]) -> RunSection:
     """
     table = score_table(run, runs)
     n_captures = sum(score.kind == "checkpoint" for score in run.scores())
-    whole: tuple[tuple[str, Table], ...] = ()
+    more = []
     if n_captures > MOST_CAPTURES:
-        whole = ((f"All {n_captures} minima", score_table(run, runs, whole=True)),)
+        more.append((f"All {n_captures} minima", score_table(run, runs, whole=True)))
+    if table.rows:
+        more.append(("What was scored: digests and BatchNorm", provenance_table(run)))
     return RunSection(
         title=run.name,
         lead=(summary(run, runs),),
         tables=(table,) if table.rows else (),
-        more_tables=whole,
+        more_tables=tuple(more),
         pictures=pictures_of(run),
         picture_tables={one.path.stem: tables_of(one) for one in run.numbers},
         facts=tuple(facts(run)),

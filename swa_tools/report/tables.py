@@ -59,6 +59,20 @@ def score_table(run: RunData, runs: Sequence[RunData] = (), *, whole: bool = Fal
     )
 
 
+def provenance_table(run: RunData) -> Table:
+    """Return of every scored file what it was: its digest and the state of its BatchNorm."""
+    scores = run.scores()
+    return Table(
+        columns=("weights", "BatchNorm", "digest of the tensors"),
+        rows=tuple(
+            (score.name, score.record.bn or "", score.record.digest or "") for score in scores
+        ),
+        kinds=tuple(score.kind for score in scores),
+        caption="Files with the same digest hold the same tensors (swa-tools inspect --digest).",
+        text_columns=frozenset({"BatchNorm", "digest of the tensors"}),
+    )
+
+
 def _cells(score: Score) -> tuple[str, ...]:
     record = score.record
     interval = ""

@@ -31,12 +31,17 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    """Load an optimizer's state; each buffer takes the memory layout of its parameter.
+    """Load an optimizer's buffers; each takes the memory layout of its parameter.
+
+    Hyperparameters stay: they are the run's own, whatever those of the state were.
 
     Raises:
         ValueError: It belongs to other parameters.
     """
+    own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state_dict)
+    for group, hyperparameters in zip(optimizer.param_groups, own, strict=True):
+        group.update(hyperparameters)
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:

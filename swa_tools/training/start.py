@@ -120,9 +120,9 @@ def _read(
         return Start(built=built, bn=bn, train=None, val=None, point=point, earlier=None)
     earlier = None
     if options.from_run is not None:
+        earlier = _read_earlier(options, options.from_run)
         run = RunDirectory(options.from_run)
-        earlier = load_resume_point(run.resume)
-        built, bn = _load(run.start, model=options.model)
+        built, bn = _load(run.start, model=options.model, image_size=options.image_size)
         load_into(built.module, earlier.model, where=str(run.resume))
     elif options.checkpoint is not None:
         built, bn = _load(
@@ -140,6 +140,26 @@ def _read(
     if options.drop_path is not None:
         built = _with_drop_path(built, options.drop_path)
     return Start(built=built, bn=bn, train=None, val=None, point=None, earlier=earlier)
+
+
+def _read_earlier(options: FinetuneOptions, run: Path) -> ResumePoint:
+    """Read the end of the run that this one continues, and check that it can be continued."""
+    if options.checkpoint is not None:
+        raise TrainingError("--from RUN says where to start: leave --checkpoint out")
+    if options.new_head:
+        raise TrainingError(
+            f"--from {run}: its optimizer state belongs to its own classifier; with --new-head"
+            f" start from its weights alone: --checkpoint {run}/checkpoints/…"
+        )
+    earlier = load_resume_point(RunDirectory(run).resume)
+    for name in ("optimizer", "no_decay_norm_bias"):
+        found, expected = earlier.settings[name.replace("_", " ")], getattr(options.optimizer, name)
+        if found != expected:
+            raise TrainingError(
+                f"--from {run}: its {name} was {found}, here it is {expected}, so its state does"
+                " not fit; start from its weights alone with --checkpoint"
+            )
+    return earlier
 
 
 def _load(path: Path, **arguments: Any) -> tuple[BuiltModel, BnInfo]:

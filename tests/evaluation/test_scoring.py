@@ -188,15 +188,17 @@ def test_the_ensemble_is_of_the_checkpoints_and_the_average_beside_it(
         run([captures[0], average], folder, ensemble=True)
 
 
-def test_start_and_ema_of_a_run_are_no_members(captures, built, folder, tmp_path):
+def test_start_ema_and_control_are_no_members(captures, built, folder, tmp_path):
     run_directory = tmp_path / "run"
     for name in ("checkpoints", "ema"):
         (run_directory / name).mkdir(parents=True)
     (run_directory / "run.json").write_text("{}")
     start = save(built, run_directory / "start.safetensors", seed=5)
     ema = save(built, run_directory / "ema" / "cycle-1.safetensors", seed=6)
-    result = run([start, ema, *captures], folder, ensemble=True)
-    assert [one.kind for one in result.checkpoints] == ["start", "ema", *["checkpoint"] * 3]
+    training = TrainingInfo(epoch=9, step=9, lr=0.1, schedule={"name": "anneal"}, seed=0)
+    control = save(built, tmp_path / "final.safetensors", seed=7, training=training)
+    result = run([start, ema, *captures, control], folder, ensemble=True)
+    assert [one.kind for one in result.checkpoints] == ["start", "ema", *["checkpoint"] * 4]
     assert result.members == (str(captures[0]), *(path.name for path in captures[1:]))
 
 

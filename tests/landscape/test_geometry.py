@@ -1,4 +1,5 @@
 import contextlib
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -230,3 +231,39 @@ def test_ray_is_base_plus_t_times_direction(write):
         point = dict(ray_tensors(checkpoint, direction, 2.5))
     np.testing.assert_allclose(flat(point), flat(base) + 2.5 * flat(direction), rtol=1e-14)
     np.testing.assert_array_equal(point["bn.running_var"], base["bn.running_var"])
+
+
+def peak_bytes(work):
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_point_takes_the_memory_of_a_few_tensors(write):
+    """A checkpoint has forty tensors here; a point of the plane reads three of them."""
+    random, n_elements = np.random.default_rng(0), 50_000
+    large = [
+        {f"w{i}": random.standard_normal(n_elements).astype(np.float32) for i in range(40)}
+        for _ in range(4)
+    ]
+    tensor_bytes = 8 * n_elements
+    with opened(write, *large) as (*corners, other):
+        plane = Plane(*corners)
+        names = plane.names
+
+        def consume(tensors):
+            for _ in tensors:
+                pass
+
+        for work in (
+            lambda: consume(plane.tensors(1.0, 2.0)),
+            lambda: consume(line_tensors(*corners[:2], names, 0.5)),
+            lambda: plane.project(other),
+            lambda: Plane(*corners),
+        ):
+            assert peak_bytes(work) < 16 * tensor_bytes
+        direction = peak_bytes(lambda: random_direction(other, names, seed=0, number=0))
+        assert direction < (len(names) + 4) * tensor_bytes

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -142,3 +143,15 @@ def test_trajectory_loads_no_torch(write):
         f"trajectory({paths}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_memory_does_not_grow_with_tensors_or_captures(write, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_NUMBERS", 20_000)
+    rows = np.random.default_rng(0).standard_normal((6, 400_000)).astype(np.float32)
+    paths = [write(str(i), {"w": row}) for i, row in enumerate(rows)]
+    tracemalloc.start()
+    try:
+        trajectory(paths)
+        assert tracemalloc.get_traced_memory()[1] < 1e6  # a single tensor has 1.6e6 bytes
+    finally:
+        tracemalloc.stop()

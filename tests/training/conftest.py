@@ -199,3 +199,17 @@ def options(photos, tmp_path):
         return FinetuneOptions(**(fields | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def wait_for_steps():
+    """Wait until a run has recorded a step."""
+
+    def wait(run):
+        deadline = time.monotonic() + 120
+        metrics = run / "metrics.jsonl"
+        while not metrics.exists() or '"step"' not in metrics.read_text():
+            assert time.monotonic() < deadline, f"{run} does not get to its first step"
+            time.sleep(0.02)
+
+    return wait

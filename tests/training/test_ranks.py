@@ -1,11 +1,12 @@
 """Several ranks on gloo, forked with the environment that torchrun gives."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -17,9 +18,7 @@ from swa_tools.training.resume import load_resume_point
 
 
 def start_ranks(nursery, *arguments, world_size=2):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     return [
         nursery.start(
             *arguments,
@@ -31,6 +30,15 @@ def start_ranks(nursery, *arguments, world_size=2):
         )
         for rank in range(world_size)
     ]
+
+
+def free_port():
+    """Choose a port that the system gives to nobody by itself meanwhile."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
 
 
 def run_ranks(nursery, *arguments, world_size=2):
@@ -92,7 +100,9 @@ def test_pieces_and_ranks_go_together(nursery, without_bn, alone, tmp_path):
     assert_close(tmp_path / "run", alone)
 
 
-def test_two_ranks_stop_together_and_one_goes_on(nursery, without_bn, alone, tmp_path):
+def test_two_ranks_stop_together_and_one_goes_on(
+    nursery, without_bn, alone, tmp_path, wait_for_steps
+):
     run = tmp_path / "run"
     arguments = (*without_bn, "--epochs", 2000, "-o", run)
     first, second = start_ranks(nursery, *arguments)
@@ -131,7 +141,9 @@ def test_an_error_that_all_ranks_share_is_shown_once(nursery, recipe, tmp_path):
     assert [output.count("Error:") for _, output in results] == [1, 0]
 
 
-def test_when_one_rank_dies_the_other_ends_with_one_line(nursery, without_bn, tmp_path):
+def test_when_one_rank_dies_the_other_ends_with_one_line(
+    nursery, without_bn, tmp_path, wait_for_steps
+):
     run = tmp_path / "run"
     first, second = start_ranks(nursery, *without_bn, "--epochs", 2000, "-o", run)
     wait_for_steps(run)
@@ -159,7 +171,9 @@ def test_torchrun_restarts_a_run_whose_rank_was_killed_and_it_resumes_by_itself(
 
 
 @pytest.mark.slow
-def test_sigterm_to_torchrun_stops_all_ranks_with_a_point_to_resume_from(without_bn, tmp_path):
+def test_sigterm_to_torchrun_stops_all_ranks_with_a_point_to_resume_from(
+    without_bn, tmp_path, wait_for_steps
+):
     run = tmp_path / "run"
     arguments = ("-m", "swa_tools", "finetune", *without_bn, "--epochs", 2000, "-o", run)
     process = torchrun("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", *arguments)
@@ -188,12 +202,6 @@ if os.environ["RANK"] == "1" and not died.exists():
     threading.Thread(target=watch, daemon=True).start()
 swa_tools.cli.main()
 """
-
-
-def wait_for_steps(run):
-    metrics = run / "metrics.jsonl"
-    while not metrics.exists() or '"step"' not in metrics.read_text():
-        time.sleep(0.02)
 
 
 def torchrun(*arguments):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,6 +174,34 @@ def test_a_run_from_another_takes_its_last_weights_and_optimizer(options, half_d
         assert torch.equal(state[number]["momentum_buffer"], buffers["momentum_buffer"])
     assert run.step == 0
     assert load_state_dict(run.directory.start).keys() == point.model.keys()
+
+
+def test_a_run_from_another_has_its_own_hyperparameters(options, half_done):
+    changes = {"model": None, "new_head": False, "from_run": half_done, "image_size": 48}
+    own = OptimizerOptions(weight_decay=0.5, momentum=0.8, nesterov=True)
+    run = open_run(options(optimizer=own, **changes), context=CPU, listener=Listener())
+    (group,) = run.stepper.optimizer.param_groups
+    assert (group["weight_decay"], group["momentum"], group["nesterov"]) == (0.5, 0.8, True)
+    assert run.start.built.preprocessing.image_size == 48
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"new_head": True}, "its optimizer state belongs to its own classifier"),
+        ({"checkpoint": Path("x")}, "leave --checkpoint out"),
+        (
+            {"optimizer": OptimizerOptions(optimizer="adamw")},
+            "its optimizer was sgd, here it is ad",
+        ),
+        ({"model": "timm/test_resnet"}, "its metadata says model timm/test_efficientnet"),
+        ({"from_run": Path("missing")}, "missing/resume.pt: there is no point to resume from"),
+    ],
+)
+def test_a_run_that_cannot_be_continued_is_refused(options, half_done, changes, message):
+    fields = {"model": None, "new_head": False, "image_size": None, "from_run": half_done}
+    with pytest.raises((TrainingError, ModelError), match=message):
+        finetune(options(**(fields | changes)))
 
 
 def test_annealing_goes_on_where_the_other_run_stopped_it(options, half_done, tmp_path):

@@ -1,7 +1,6 @@
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -88,14 +87,11 @@ def test_outside_of_the_main_thread_no_handler_is_set():
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
 )
 def test_exit_status_tells_the_signal_and_the_last_line_how_to_go_on(
-    nursery, recipe, tmp_path, number, status
+    nursery, recipe, tmp_path, wait_for_steps, number, status
 ):
     run = tmp_path / "run"
     process = nursery.start(*recipe, "--epochs", 500, "-o", run)
-    while (
-        not (run / "metrics.jsonl").exists() or '"step"' not in (run / "metrics.jsonl").read_text()
-    ):
-        time.sleep(0.02)
+    wait_for_steps(run)
     process.kill(number)
     assert process.wait() == status
     last = process.output.splitlines()[-1]
