@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -28,6 +29,9 @@ def pytest_configure():
     # A job in the background, or under nohup, begins with Ctrl-C ignored, and so would the
     # processes that the tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A slow machine is no bug.
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -92,6 +92,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
+    except OSError as error:  # of stdout: the library turns those of its own files into its errors
+        where = f"{error.filename}: " if error.filename else "cannot write the output: "
+        click.echo(f"Error: {where}{error.strerror or error}", err=True)
+        return EXIT_ERROR
     return result if isinstance(result, int) else 0
 
 

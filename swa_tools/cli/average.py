@@ -27,6 +27,7 @@ from swa_tools.errors import SwaToolsError
 
 if TYPE_CHECKING:
     from swa_tools.averaging import AveragePlan, AverageResult, Weighting
+    from swa_tools.checkpoints import Checkpoint
 
 START_FILE = "start.safetensors"
 COUNT = click.IntRange(min=1)
@@ -112,9 +113,10 @@ def command(
         Selection,
         average_checkpoints,
         average_running,
+        open_all,
         select,
     )
-    from swa_tools.checkpoints import find_checkpoints
+    from swa_tools.checkpoints import check_output, find_checkpoints
 
     weighting = _weighting(weights, ema, interpolate, allow_negative=allow_negative)
     selection = Selection(
@@ -127,13 +129,17 @@ def command(
             "--running averages uniformly; leave out weights and --include-init."
         )
     paths = select(find_checkpoints(checkpoints), selection, entry=entry)
-    paths = _without_duplicates(paths, entry=entry, weighting=weighting)
     if include_init:
         paths = [_start_of(paths), *paths]
-    if only_plan or verbose:
-        _print_plan(paths, weighting, dtype=dtype, entry=entry, as_json=as_json and only_plan)
+    with open_all(paths, entry=entry) as opened:
+        kept = _without_duplicates(opened, weighting=weighting)
+        if only_plan or verbose:
+            _print_plan(kept, weighting, dtype=dtype, as_json=as_json and only_plan)
+    if output is not None and not running and not output.endswith("/"):
+        check_output(Path(output), force=force)
     if only_plan or output is None:
         return
+    paths = [checkpoint.path for checkpoint in kept]
     options = AverageOptions(dtype=dtype, entry=entry, allow_nonfinite=allow_nonfinite, force=force)
     if given["data"] or given["train_dir"] or given["val_dir"]:
         if running or output.endswith("/"):
@@ -185,25 +191,24 @@ def _weighting(
 
 
 def _without_duplicates(
-    paths: Sequence[Path], *, entry: str | None, weighting: "Weighting"
-) -> list[Path]:
-    from swa_tools.averaging import find_duplicates, open_all
+    opened: "Sequence[Checkpoint]", *, weighting: "Weighting"
+) -> "list[Checkpoint]":
+    from swa_tools.averaging import find_duplicates
 
-    with open_all(paths, entry=entry) as opened:
-        duplicates = find_duplicates(opened)
-        if duplicates and weighting.name in ("weights", "interpolate"):
-            raise SwaToolsError(
-                f"{duplicates[0].checkpoint.path}: the same weights as"
-                f" {duplicates[0].original.path}, so it is not clear what the factors mean;"
-                " name each checkpoint once"
-            )
-        for duplicate in duplicates:
-            notice(
-                f"{duplicate.checkpoint.path}: the same weights as {duplicate.original.path};"
-                " counted once"
-            )
-        repeated = {id(duplicate.checkpoint) for duplicate in duplicates}
-        return [one.path for one in opened if id(one) not in repeated]
+    duplicates = find_duplicates(opened)
+    if duplicates and weighting.name in ("weights", "interpolate"):
+        raise SwaToolsError(
+            f"{duplicates[0].checkpoint.path}: the same weights as"
+            f" {duplicates[0].original.path}, so it is not clear what the factors mean;"
+            " name each checkpoint once"
+        )
+    for duplicate in duplicates:
+        notice(
+            f"{duplicate.checkpoint.path}: the same weights as {duplicate.original.path};"
+            " counted once"
+        )
+    repeated = {id(duplicate.checkpoint) for duplicate in duplicates}
+    return [checkpoint for checkpoint in opened if id(checkpoint) not in repeated]
 
 
 def _start_of(paths: Sequence[Path]) -> Path:
@@ -220,34 +225,32 @@ def _start_of(paths: Sequence[Path]) -> Path:
 
 
 def _print_plan(
-    paths: Sequence[Path],
+    checkpoints: "Sequence[Checkpoint]",
     weighting: "Weighting",
     *,
     dtype: str | None,
-    entry: str | None,
     as_json: bool,
 ) -> None:
-    from swa_tools.averaging import describe, open_all, plan_average
+    from swa_tools.averaging import describe, plan_average
 
-    with open_all(paths, entry=entry) as checkpoints:
-        plan = plan_average(checkpoints, weighting, dtype=dtype)
-        describe(plan)  # for its checks
-        for checkpoint in checkpoints:
-            for note in checkpoint.notes:
-                notice(f"{checkpoint.path}: {note}")
-        if as_json:
-            print_json(_plan_document(plan))
-            return
-        rows = [
-            [str(checkpoint.path), f"{factor / plan.divisor:.5f}", f"{checkpoint.n_bytes:,}"]
-            for checkpoint, factor in zip(plan.checkpoints, plan.coefficients, strict=True)
-        ]
-        print_table(["checkpoint", "weight", "bytes"], rows)
-        click.echo(
-            f"{_count(plan, 'average')} tensors averaged, {_count(plan, 'last')} taken from the"
-            f" last checkpoint, {_count(plan, 'equal')} that must be equal in all;"
-            f" {plan.bytes_read:,} bytes to read, {plan.bytes_written:,} to write"
-        )
+    plan = plan_average(checkpoints, weighting, dtype=dtype)
+    describe(plan)  # for its checks
+    for checkpoint in checkpoints:
+        for note in checkpoint.notes:
+            notice(f"{checkpoint.path}: {note}")
+    if as_json:
+        print_json(_plan_document(plan))
+        return
+    rows = [
+        [str(checkpoint.path), f"{factor / plan.divisor:.5f}", f"{checkpoint.n_bytes:,}"]
+        for checkpoint, factor in zip(plan.checkpoints, plan.coefficients, strict=True)
+    ]
+    print_table(["checkpoint", "weight", "bytes"], rows)
+    click.echo(
+        f"{_count(plan, 'average')} tensors averaged, {_count(plan, 'last')} taken from the"
+        f" last checkpoint, {_count(plan, 'equal')} that must be equal in all;"
+        f" {plan.bytes_read:,} bytes to read, {plan.bytes_written:,} to write"
+    )
 
 
 def _count(plan: "AveragePlan", action: str) -> int:

@@ -56,7 +56,7 @@ def progress(description: str, total: int | None, *, unit: str) -> Iterator[Call
     Yields:
         A function to call with the amount that has been done since the last call.
     """
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():  # None where it is closed (2>&-)
         with _bar(description, total, unit) as advance:
             yield advance
     else:

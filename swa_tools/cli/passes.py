@@ -1,12 +1,12 @@
 """Options of the passes over images: which images, how to recompute BatchNorm, how to score."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from swa_tools.cli.options import (
+    PATH,
     Decorator,
     amp_option,
     device_option,
@@ -73,7 +73,7 @@ _BN_OPTIONS = (
 
 save_logits_option = click.option(
     "--save-logits",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Save the logits of each checkpoint there; use those that are there already.",
 )

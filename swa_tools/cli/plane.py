@@ -14,7 +14,7 @@ from swa_tools.cli.surfaces import measure_and_draw, surface_options
     "    --project swa.safetensors --data imagenet -o plane.npz\n"
     "  swa-tools plane --from plane.npz --plot plane.svg"
 )
-@click.argument("checkpoints", nargs=-1, metavar="A B C", type=click.Path())
+@click.argument("checkpoints", nargs=-1, metavar="A B C", type=click.Path(readable=False))
 @click.option(
     "--project",
     multiple=True,

@@ -12,7 +12,7 @@ from swa_tools.cli.surfaces import COUNT, measure_and_draw, surface_options
     "  swa-tools ray swa.safetensors sgd.safetensors --data imagenet -o rays.npz\n"
     "  swa-tools ray --from rays.npz --plot rays.pdf"
 )
-@click.argument("checkpoints", nargs=-1, metavar="CHECKPOINT...", type=click.Path())
+@click.argument("checkpoints", nargs=-1, metavar="CHECKPOINT...", type=click.Path(readable=False))
 @click.option("--rays", "n_rays", type=COUNT, default=10, show_default=True, help="Directions.")
 @click.option(
     "--points",

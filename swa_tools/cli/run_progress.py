@@ -28,7 +28,7 @@ def watch_run(context: "Distributed") -> Iterator["Listener"]:
     if not context.is_main:
         yield Listener()
         return
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         show = _plain_lines()
         yield Listener(
             on_plan=_announce(notice),

@@ -12,8 +12,8 @@ from swa_tools.cli.surfaces import COUNT, measure_and_draw, surface_options
     "  swa-tools segment swa.safetensors sgd.safetensors --data imagenet -o segment.npz\n"
     "  swa-tools segment --from segment.npz --plot segment.pdf"
 )
-@click.argument("swa", required=False, type=click.Path())
-@click.argument("sgd", required=False, type=click.Path())
+@click.argument("swa", required=False, type=click.Path(readable=False))
+@click.argument("sgd", required=False, type=click.Path(readable=False))
 @click.option(
     "--points",
     "n_points",

@@ -27,7 +27,9 @@ START_FILE = "start.safetensors"
     "  swa-tools trajectory run\n"
     "  swa-tools trajectory run -o trajectory.npz --plot trajectory.svg"
 )
-@click.argument("checkpoints", nargs=-1, metavar="RUN|CHECKPOINT...", type=click.Path())
+@click.argument(
+    "checkpoints", nargs=-1, metavar="RUN|CHECKPOINT...", type=click.Path(readable=False)
+)
 @click.option("--start", metavar="CHECKPOINT", help="Where the run began.  [default: the run's]")
 @click.option("--entry", metavar="KEY", help="Which weights to take from a pickled file.")
 @add_options(drawing_options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swa_tools.cli.options import (
+    PATH,
     data_options,
     force_option,
     json_option,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     "  swa-tools update-bn theirs.pth --model torchvision/resnet50 --data imagenet"
     " --samples 10000 -o swa.safetensors"
 )
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=PATH)
 @data_options
 @output_option
 @bn_options

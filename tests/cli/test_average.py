@@ -111,6 +111,7 @@ def test_an_output_is_replaced_only_by_force_and_never_a_source(call, files, tmp
     output = tmp_path / "out.safetensors"
     output.write_bytes(b"precious")
     assert "--force" in call(*files, "-o", output, status=1).err
+    assert "--force" in call(*files, "-o", output, "--plan", status=1).err
     assert output.read_bytes() == b"precious"
     call(*files, "-o", output, "--force")
     source = files[1].read_bytes()

@@ -10,6 +10,7 @@ from swa_tools.errors import OutputError, TrainingError
 from swa_tools.records import read_records
 from swa_tools.training.interrupts import stop_signals
 from swa_tools.training.loop import finetune
+from swa_tools.training.options import OptimizerOptions
 from swa_tools.training.progress import Listener
 from swa_tools.training.resume import load_resume_point
 from swa_tools.training.schedule_options import ScheduleOptions
@@ -41,11 +42,21 @@ def test_a_signal_stops_the_run_within_two_steps_with_a_point_to_resume_from(opt
     ] == handlers
 
 
-def test_a_stopped_and_resumed_run_ends_as_if_it_had_not_been(options, files, tmp_path):
-    whole = finetune(options(output=tmp_path / "whole"))
-    finetune(options(), listener=send(signal.SIGTERM, at_step=2))
-    finetune(options(resume=True), listener=send(signal.SIGUSR1, at_step=8))
-    result = resumed(options)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": OptimizerOptions(optimizer="adamw", no_decay_norm_bias=True, clip_grad=1)},
+        {"swa_online": True, "swa_every": 1, "keep_checkpoints": 1, "accumulate": 2},
+        {"schedule": ScheduleOptions(schedule="triangular"), "amp": "bf16"},
+    ],
+    ids=["sgd", "adamw", "online", "triangular"],
+)
+def test_a_stopped_and_resumed_run_ends_as_if_it_had_not_been(options, files, tmp_path, changes):
+    whole = finetune(options(output=tmp_path / "whole", **changes))
+    finetune(options(**changes), listener=send(signal.SIGTERM, at_step=2))
+    finetune(options(resume=True, **changes), listener=send(signal.SIGUSR1, at_step=8))
+    result = resumed(options, **changes)
     assert result.resumed_step == 9
     assert files(result.run) == files(whole.run)
 
