@@ -5,8 +5,8 @@
 #   PRESET=paper examples/fixed_learning_rate.sh OUT DATA MODEL    rate 0.05, 300 epochs, from 140
 #   PRESET=appendix examples/fixed_learning_rate.sh OUT DATA MODEL     rate 0.1, from 200 (A.2)
 #
-# Further words are options of every run. It ends in OUT/report/index.html, where the thick line is
-# the running average over the late epochs; conventional training with the same number of epochs
+# Further words are options of every run. It ends in OUT/report/index.html, where the line of
+# `late` is the running average; conventional training with the same number of epochs
 # stands beside it. Ended early, the same command goes on where it stopped.
 set -euo pipefail
 
@@ -23,8 +23,8 @@ demo)
     model=timm/lcnet_035
     common=(--image-size 32 --batch-size 50 --min-crop-area 0.5 --workers 0 --log-every 1)
     rate=0.1
-    epochs=48
-    average_from=24
+    epochs=64
+    average_from=44
     ;;
 paper | appendix)
     data=$2

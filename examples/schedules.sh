@@ -4,8 +4,8 @@
 #   examples/schedules.sh OUT                           the demo's digits: minutes on a CPU
 #   PRESET=paper examples/schedules.sh OUT DATA MODEL   the paper's rates and epochs
 #
-# Further words are options of every run. It ends in OUT/report/index.html, where thick lines are
-# running averages. Ended early, the same command goes on where it stopped.
+# Further words are options of every run. It ends in OUT/report/index.html, where the lines of the
+# comparison are running averages. Ended early, the same command goes on where it stopped.
 #
 # The paper begins at epoch 125 of a budget of 150 epochs on CIFAR-100; how long its runs go on it
 # does not say, EPOCHS does here. What it finds: larger rates need more epochs and end lower, small

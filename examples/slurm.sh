@@ -22,7 +22,7 @@ shift 2
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 # torchrun hands these signals on to its processes. Without the option it dies of SIGUSR1 and leaves
-# them behind.
+# them behind. Where it is too old to have it (torch 2.6), leave it out and say TERM@120 above.
 srun torchrun \
     --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node gpu --max-restarts 2 \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head_node:29500" \

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import os
+import time
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
@@ -153,8 +154,17 @@ def _process_group(context: Distributed) -> Iterator[None]:
     except BaseException:
         # NCCL waits here for the other ranks, which may wait for this one; gloo does not.
         if not is_cuda:
-            dist.destroy_process_group()
+            _leave()
         raise
+    _leave()
+
+
+def _leave() -> None:
+    """Take this process out of its group."""
+    # torch 2.6 holds Python's lock while it waits for gloo's threads to end, and one of them may
+    # want it, to let go of the last collective's tensors: this is the time to do so. Newer ones
+    # (2.15) do not need it.
+    time.sleep(0.1)
     dist.destroy_process_group()
 
 

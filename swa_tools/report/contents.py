@@ -107,7 +107,7 @@ def run_section(run: RunData, runs: Sequence[RunData]) -> RunSection:
     n_captures = sum(score.kind == "checkpoint" for score in run.scores())
     more = []
     if n_captures > MOST_CAPTURES:
-        more.append((f"All {n_captures} minima", score_table(run, runs, whole=True)))
+        more.append((f"All {n_captures} captures", score_table(run, runs, whole=True)))
     if table.rows:
         more.append(("What was scored: digests and BatchNorm", provenance_table(run)))
     return RunSection(
@@ -145,7 +145,7 @@ def commands_of(run: RunData) -> list[tuple[str, str]]:
     commands: dict[str, list[str]] = {}
     command = run.description.get("command")
     if isinstance(command, str):
-        commands.setdefault(command, []).append("the run, its start and minima")
+        commands.setdefault(command, []).append("the run, its start and captures")
     for score in run.scores():
         if score.record.command:
             commands.setdefault(score.record.command, []).append(score.name)

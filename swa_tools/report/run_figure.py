@@ -1,4 +1,4 @@
-"""Learning rate over accuracy along one run (Figure 2), with its minima and its average."""
+"""Learning rate over accuracy along one run (Figure 2), with its captures and its average."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
@@ -25,7 +25,7 @@ class RunCurves:
         lr: Learning rate, in the order of the steps.
         cycle_ends: Epochs of the last record of each cycle but the last.
         top1: Accuracy in percent of the weights under training, the captures among them.
-        captures: Accuracy at the minima.
+        captures: Accuracy of the captures, in cycles the minima.
         capture_lrs: Learning rate there.
         start: Accuracy of the starting point; None if it was not measured.
         averages: Accuracy of averages that know their epoch, as a run with a running average
@@ -98,7 +98,7 @@ def _points(values: dict[float, float]) -> tuple[tuple[float, float], ...]:
 def run_picture(records: Iterable[Record], *, title: str = "Learning rate and accuracy") -> Picture:
     """Return the picture of one run: learning rate above, validation accuracy below.
 
-    Circles mark the minima, a square the start, a star the average.
+    Circles mark the captures, a square the start, a star the average.
 
     Args:
         records: Of `metrics.jsonl`, then of `results.jsonl`.
@@ -197,7 +197,7 @@ def _message(curves: RunCurves) -> str:
     if curves.captures:
         values = [value for _, value in curves.captures]
         parts.append(
-            f"validation top-1 at the {len(values)} minima of the learning rate lies between"
+            f"validation top-1 at the {len(values)} captures lies between"
             f" {min(values):.2f} and {max(values):.2f} %"
         )
     if curves.start is not None:

@@ -87,7 +87,7 @@ class RunData:
         return float(found) if isinstance(found, int | float) else None
 
     def scores(self) -> list[Score]:
-        """Return the lines of its table: start, minima, EMA, averages, soups, ensemble."""
+        """Return the lines of its table: start, captures, EMA, averages, soups, ensemble."""
         latest: dict[tuple[Any, ...], Score] = {}
         for record in self.records:
             kind = kind_of(record)

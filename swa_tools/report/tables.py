@@ -100,7 +100,7 @@ def _shortened(scores: Sequence[Score]) -> list[Score]:
     kept = {id(captures[0]): "first", id(best): "best", id(captures[-1]): "last"}
     return [
         dataclasses.replace(
-            score, name=f"{score.name} ({kept[id(score)]} of {len(captures)} minima)"
+            score, name=f"{score.name} ({kept[id(score)]} of {len(captures)} captures)"
         )
         if id(score) in kept
         else score
@@ -137,7 +137,7 @@ def comparison_table(runs: Sequence[RunData]) -> Table:
 
 COMPARED = {
     "start": "start",
-    "checkpoint": "last minimum",
+    "checkpoint": "last capture",
     "ema": "EMA",
     "average": "average",
     "soup": "soup",
@@ -187,7 +187,7 @@ def summary(run: RunData, runs: Sequence[RunData] = ()) -> str:
         compared.append(("the start", start.record.top1))
     last = run.last("checkpoint")
     if last is not None:
-        compared.append(("the last minimum", last.record.top1))
+        compared.append(("the last capture", last.record.top1))
     for control in controls_of(run, runs):
         found = control.last("checkpoint")
         if found is not None:

@@ -33,13 +33,13 @@ class OnlineAverage:
             digest: Of its tensors.
         """
         for key, tensor in state_dict.items():
-            value = tensor.detach().to("cpu", copy=True)
-            if value.is_floating_point():
-                value = value.double()
-                if self.n_averaged:
-                    average = self._tensors[key]
-                    value = average + (value - average) / (self.n_averaged + 1)
-            self._tensors[key] = value
+            value = tensor.detach().cpu()
+            if value.is_floating_point() and self.n_averaged:
+                average = self._tensors[key]
+                average += (value - average) / (self.n_averaged + 1)
+            else:
+                dtype = torch.float64 if value.is_floating_point() else value.dtype
+                self._tensors[key] = value.to(dtype, copy=True)
         self._sources.append((name, digest))
         self.n_averaged += 1
 
@@ -61,6 +61,6 @@ class OnlineAverage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the state of an earlier average."""
-        self._tensors = dict(state["tensors"])
+        self._tensors = {name: tensor.clone() for name, tensor in state["tensors"].items()}
         self._sources = [(name, digest) for name, digest in state["sources"]]
         self.n_averaged = len(self._sources)

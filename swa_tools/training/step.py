@@ -53,7 +53,7 @@ class Stepper:
             The mean loss over the share, a float32 scalar on the device; it has not been waited
             for.
         """
-        torch.manual_seed(step_seed(self.seed, step=step, rank=self.rank))
+        _seed(images.device, step_seed(self.seed, step=step, rank=self.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
@@ -93,6 +93,18 @@ class Stepper:
             nn.utils.clip_grad_norm_(parameters, self.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the generators that layers draw from.
+
+    torch.manual_seed does it, too, but formats a stack trace each time.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def step_seed(seed: int, *, step: int, rank: int) -> int:

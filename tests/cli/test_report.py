@@ -62,7 +62,7 @@ def test_terminal_readers_get_the_same_table(report, scored_run):
     assert status == 0
     for text in ("cycle-001", "average", "61.00", "62.00", "95 %"):
         assert text in printed.out
-    assert "1.00 points above the last minimum" in printed.out
+    assert "1.00 points above the last capture" in printed.out
 
 
 def test_several_runs_are_compared(report, scored_run, tmp_path):
@@ -72,7 +72,7 @@ def test_several_runs_are_compared(report, scored_run, tmp_path):
     shutil.copytree(scored_run, other)
     status, printed = report(scored_run, other, "--text")
     assert status == 0
-    assert "last minimum" in printed.out
+    assert "last capture" in printed.out
     status, _ = report(scored_run, other, "-o", tmp_path / "page")
     assert status == 0
     names = {path.name for path in (tmp_path / "page").iterdir()}

@@ -88,7 +88,7 @@ def test_ends_of_cycles_are_known_from_the_records():
 
 def test_message_says_what_the_picture_shows():
     message = run_picture([*RUN, score("average", 63.25, bn="updated")]).message
-    assert "2 minima" in message
+    assert "2 captures" in message
     assert "between 61.00 and 62.00 %" in message
     assert "start is at 60.00 %" in message
     assert "average is at 63.25 %" in message

@@ -55,7 +55,7 @@ def test_a_control_stands_beside_the_run(write_run):
 def test_of_many_captures_the_first_the_best_and_the_last_are_shown(write_run):
     run = load_run(write_run("run", n_cycles=MOST_CAPTURES + 5))
     names = column(score_table(run), "weights")
-    assert names == ["start", "cycle-001 (first of 25 minima)", "cycle-025 (last of 25 minima)"]
+    assert names == ["start", "cycle-001 (first of 25 captures)", "cycle-025 (last of 25 captures)"]
     assert len(score_table(run, whole=True).rows) == 26
 
 
@@ -68,7 +68,7 @@ def test_several_seeds_become_mean_and_deviation(write_run):
     assert column(table, "run") == ["swa0 + 2 more seeds", "other"]
     expected = f"{statistics.mean(averages):.2f} ± {statistics.stdev(averages):.2f}"
     assert column(table, "average") == [expected, ""]
-    assert column(table, "last minimum") == ["63.00 ± 0.00", "63.00"]
+    assert column(table, "last capture") == ["63.00 ± 0.00", "63.00"]
 
 
 def test_mean_of_one_or_none():
@@ -85,9 +85,9 @@ def test_schedule_is_told_in_a_few_words(write_run):
 @pytest.mark.parametrize(
     ("average", "text"),
     [
-        (70.0, "10.00 points above the start, 7.00 points above the last minimum"),
-        (61.5, "1.50 points above the start, 1.50 points BELOW the last minimum"),
-        (60.0, "as the start, 3.00 points BELOW the last minimum"),
+        (70.0, "10.00 points above the start, 7.00 points above the last capture"),
+        (61.5, "1.50 points above the start, 1.50 points BELOW the last capture"),
+        (60.0, "as the start, 3.00 points BELOW the last capture"),
     ],
 )
 def test_summary_tells_what_came_out_whichever_way_it_went(write_run, average, text):

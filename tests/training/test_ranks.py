@@ -17,7 +17,7 @@ from swa_tools.records import read_records
 from swa_tools.training.resume import load_resume_point
 
 
-def start_ranks(nursery, *arguments, world_size=2):
+def start_ranks(nursery, *arguments, world_size=2, **environment):
     port = free_port()
     return [
         nursery.start(
@@ -27,6 +27,7 @@ def start_ranks(nursery, *arguments, world_size=2):
             WORLD_SIZE=str(world_size),
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
+            **environment,
         )
         for rank in range(world_size)
     ]
@@ -41,8 +42,8 @@ def free_port():
             return port
 
 
-def run_ranks(nursery, *arguments, world_size=2):
-    started = start_ranks(nursery, *arguments, world_size=world_size)
+def run_ranks(nursery, *arguments, world_size=2, **environment):
+    started = start_ranks(nursery, *arguments, world_size=world_size, **environment)
     return [(process.wait(), process.output) for process in started]
 
 
@@ -153,6 +154,25 @@ def test_when_one_rank_dies_the_other_ends_with_one_line(
     assert "Traceback" not in first.output
 
 
+def test_a_restarted_attempt_resumes_by_itself_whatever_force_says(
+    nursery, without_bn, alone, tmp_path, wait_for_steps
+):
+    run = tmp_path / "run"
+    arguments = (*without_bn, "--resume-every", "1steps", "--force", "-o", run)
+    first, second = start_ranks(nursery, *arguments)
+    wait_for_steps(run)
+    second.kill()
+    first.wait()
+    second.wait()
+    results = run_ranks(nursery, *arguments, TORCHELASTIC_RESTART_COUNT="1")
+    assert [status for status, _ in results] == [0, 0], results
+    assert "resuming" in results[0][1]
+    assert_close(run, alone)
+    steps = [r.step for r in read_records(run / "metrics.jsonl") if r.event == "step"]
+    assert steps == list(range(2, 19, 2))
+
+
+@pytest.mark.slow
 def test_torchrun_restarts_a_run_whose_rank_was_killed_and_it_resumes_by_itself(
     without_bn, alone, tmp_path
 ):
