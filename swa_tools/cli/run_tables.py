@@ -12,7 +12,7 @@ from swa_tools.cli.pictures import save_picture
 
 if TYPE_CHECKING:
     from swa_tools.records import Record
-    from swa_tools.training.loop import FinetuneResult
+    from swa_tools.training import FinetuneResult
     from swa_tools.training.options import FinetuneOptions
 
 

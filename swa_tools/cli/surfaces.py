@@ -91,7 +91,8 @@ _SURFACE_OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--no-decay-norm-bias",
         is_flag=True,
-        help="Biases and norm layers were not decayed, and do not count for the L2 term.",
+        help="Biases and norm layers were not decayed, and do not count for the L2 term."
+        "  [default: as the run]",
     ),
     click.option(
         "--cache-images/--no-cache-images",
@@ -208,14 +209,14 @@ def _measure(
     from swa_tools.landscape.survey import Listener, Survey
 
     names = (
-        *("train_samples", "val_samples", "bn_samples", "augment", "seed", "no_decay_norm_bias"),
-        *("batch_size", "workers", "skip_bad_images", "channels_last", "cache_images"),
+        *("train_samples", "val_samples", "bn_samples", "augment", "seed", "batch_size"),
+        *("workers", "skip_bad_images", "channels_last", "cache_images"),
     )
     with distributed(given["device"]) as context, contextlib.ExitStack() as stack:
         options = SurfaceOptions(
             **{name: given[name] for name in names},
             **model_choice(given),
-            weight_decay=_weight_decay(given["weight_decay"], paths),
+            **_decay(given, paths),
             amp=amp_dtype(given["amp"], context.device),
         )
 
@@ -237,20 +238,25 @@ def _measure(
         return context.is_main
 
 
-def _weight_decay(given: float | None, paths: Sequence[Path]) -> float:
-    """Return λ: what was given, else that of the run that one of the checkpoints comes from."""
+def _decay(given: dict[str, Any], paths: Sequence[Path]) -> dict[str, Any]:
+    """Return what was decayed, by the options given, else by the run of one of the checkpoints."""
     from swa_tools.checkpoints import run_directory_of
 
-    if given is not None:
-        return given
-    for path in paths:
-        run = run_directory_of(path)
-        if run is None:
-            continue
-        try:
-            options = json.loads((run / "run.json").read_text(encoding="utf-8"))["options"]
-            # AdamW's decay is none of the loss's.
-            return 0.0 if options["optimizer"] == "adamw" else float(options["weight_decay"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return DEFAULT_WEIGHT_DECAY
+    runs = [run for path in paths if (run := run_directory_of(path)) is not None]
+    options = _options_of(runs[0]) if runs else {}
+    weight_decay = given["weight_decay"]
+    if weight_decay is None and options.get("optimizer") == "adamw":
+        weight_decay = 0.0  # AdamW's decay is none of the loss's.
+    if weight_decay is None:
+        weight_decay = float(options.get("weight_decay", DEFAULT_WEIGHT_DECAY))
+    vectors = given["no_decay_norm_bias"] or bool(options.get("no_decay_norm_bias"))
+    return {"weight_decay": weight_decay, "no_decay_norm_bias": vectors}
+
+
+def _options_of(run: Path) -> dict[str, Any]:
+    """Return the options of a run's training; none where its description does not tell."""
+    try:
+        options = json.loads((run / "run.json").read_text(encoding="utf-8"))["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return options if isinstance(options, dict) else {}

@@ -7,13 +7,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swa_tools.training.loop import FinetuneResult, finetune
+    from swa_tools.training.loop import finetune
     from swa_tools.training.options import FinetuneOptions, OptimizerOptions
+    from swa_tools.training.progress import FinetuneResult
     from swa_tools.training.schedule_options import ScheduleOptions
 
 _MODULES = {
     "FinetuneOptions": "options",
-    "FinetuneResult": "loop",
+    "FinetuneResult": "progress",
     "OptimizerOptions": "options",
     "ScheduleOptions": "schedule_options",
     "finetune": "loop",

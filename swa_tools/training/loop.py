@@ -5,7 +5,6 @@ import dataclasses
 import math
 import signal
 from collections.abc import Generator
-from pathlib import Path
 
 import torch
 
@@ -15,7 +14,8 @@ from swa_tools.errors import OutputError, TrainingError
 from swa_tools.records import Record
 from swa_tools.training.interrupts import StopRequest, stop_signals
 from swa_tools.training.options import FinetuneOptions
-from swa_tools.training.progress import Listener, Progress
+from swa_tools.training.progress import FinetuneResult, Listener, Progress
+from swa_tools.training.resume import describe_changes, environment
 from swa_tools.training.run import Run
 from swa_tools.training.saving import clear_away, save, save_capture
 from swa_tools.training.setup import open_run
@@ -24,32 +24,6 @@ from swa_tools.training.validation import agreed_signal, score_average, validate
 
 AGREE_EVERY = 10
 """Steps between two exchanges among several ranks of what only one of them may know."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FinetuneResult:
-    """How a run ended.
-
-    Attributes:
-        run: The run directory.
-        step, n_steps: Optimizer steps done and planned.
-        captures: The checkpoints taken, also before the run was resumed.
-        resumed_step: The step that this process resumed at; None if it began the run.
-        stopped_by: The signal that stopped the run; None if it is complete.
-        images_per_second: Of training, pauses left out.
-        seconds_saving: Spent on resume points.
-        n_skipped: Images that could not be read and were left out.
-    """
-
-    run: Path
-    step: int
-    n_steps: int
-    captures: tuple[Path, ...]
-    resumed_step: int | None
-    stopped_by: signal.Signals | None
-    images_per_second: float
-    seconds_saving: float
-    n_skipped: int
 
 
 def finetune(
@@ -75,9 +49,7 @@ def finetune(
             context = stack.enter_context(distributed(options.device))
         run = open_run(options, context=context, listener=listener or Listener())
         stack.enter_context(_fastest_convolutions())
-        run.listener.on_plan(run.plan)
-        if run.resumed_step is not None:
-            run.listener.on_notice(f"resuming {run.directory.path} after step {run.resumed_step:,}")
+        _announce(run)
         stop = stack.enter_context(stop_signals())
         stopped_by = _train_or_explain(run, stop)
     with run.watch.paused():  # takes the last stretch into the totals
@@ -93,6 +65,17 @@ def finetune(
         seconds_saving=run.watch.saving_seconds,
         n_skipped=run.n_skipped,
     )
+
+
+def _announce(run: Run) -> None:
+    run.listener.on_plan(run.plan)
+    point = run.start.point
+    if point is None:
+        return
+    run.listener.on_notice(f"resuming {run.directory.path} after step {point.step:,}")
+    changes = describe_changes(point.environment, now=environment(run.context))
+    if changes is not None:
+        run.listener.on_notice(changes)
 
 
 @contextlib.contextmanager

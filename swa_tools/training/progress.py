@@ -1,9 +1,11 @@
 """What a run tells whoever watches it."""
 
 import dataclasses
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from swa_tools.records import Record
 from swa_tools.training.plan import RunPlan
@@ -32,6 +34,32 @@ class Progress:
     loss: float | None
     images_per_second: float
     seconds_left: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneResult:
+    """How a run ended.
+
+    Attributes:
+        run: The run directory.
+        step, n_steps: Optimizer steps done and planned.
+        captures: The checkpoints taken, also before the run was resumed.
+        resumed_step: The step that this process resumed at; None if it began the run.
+        stopped_by: The signal that stopped the run; None if it is complete.
+        images_per_second: Of training, pauses left out.
+        seconds_saving: Spent on resume points.
+        n_skipped: Images that could not be read and were left out.
+    """
+
+    run: Path
+    step: int
+    n_steps: int
+    captures: tuple[Path, ...]
+    resumed_step: int | None
+    stopped_by: signal.Signals | None
+    images_per_second: float
+    seconds_saving: float
+    n_skipped: int
 
 
 def _ignore(_: object) -> None:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import torch
 
 from swa_tools.checkpoints import atomic_output
+from swa_tools.distributed import Distributed
 from swa_tools.errors import TrainingError
 
 SCHEMA = 1
@@ -25,6 +26,7 @@ class ResumePoint:
     Attributes:
         step: Optimizer steps completed.
         settings: What the run was started with, as far as its numbers depend on it.
+        environment: Where it ran; another one changes the last bits of the numbers.
         model, optimizer, scaler: Their state_dicts.
         ema: The moving average's state_dict, if the run keeps one.
         online: The state of the running average of captures, if the run keeps one.
@@ -36,6 +38,7 @@ class ResumePoint:
 
     step: int
     settings: dict[str, Any]
+    environment: dict[str, Any]
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
@@ -107,6 +110,28 @@ def check_settings(found: Mapping[str, Any], *, expected: Mapping[str, Any], run
             f"{run}: cannot resume it as another run: {'; '.join(differences)}; resume with its"
             " own options (--resume alone takes them), or start another with -o"
         )
+
+
+def environment(context: Distributed) -> dict[str, Any]:
+    """Return what a run must have in common with another to give the same bytes, on a CPU."""
+    return {
+        "device": context.device.type,
+        "ranks": context.world_size,
+        "torch threads": torch.get_num_threads(),
+        "torch version": str(torch.__version__),
+    }
+
+
+def describe_changes(found: Mapping[str, Any], *, now: Mapping[str, Any]) -> str | None:
+    """Return a line on what differs between two environments; None if nothing does."""
+    changes = [
+        f"{name} {value}, was {found.get(name)}"
+        for name, value in now.items()
+        if value != found.get(name)
+    ]
+    if not changes:
+        return None
+    return f"not bit for bit what it would have been: {'; '.join(changes)}"
 
 
 def _show(value: Any) -> str:

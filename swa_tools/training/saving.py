@@ -4,7 +4,7 @@ import time
 
 from swa_tools.checkpoints import BnInfo, content_digest
 from swa_tools.models import save_state_dict
-from swa_tools.training.resume import ResumePoint, save_resume_point
+from swa_tools.training.resume import ResumePoint, environment, save_resume_point
 from swa_tools.training.run import Run
 
 SLOW_SECONDS = 1.0
@@ -65,6 +65,7 @@ def _point(run: Run) -> ResumePoint:
     return ResumePoint(
         step=run.step,
         settings=run.settings,
+        environment=environment(run.context),
         model=run.module.state_dict(),
         optimizer=run.stepper.optimizer.state_dict(),
         scaler=run.stepper.scaler.state_dict(),

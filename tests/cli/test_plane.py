@@ -43,6 +43,24 @@ def test_numbers_description_and_picture_are_written(plane, small_run, tmp_path)
     assert json.loads((tmp_path / "plane.json").read_text())["kind"] == "plane"
 
 
+@pytest.mark.parametrize(
+    ("options", "arguments", "expected"),
+    [
+        ({"optimizer": "adamw", "weight_decay": 0.05}, [], (0.0, False)),
+        ({"optimizer": "sgd", "weight_decay": 0.2, "no_decay_norm_bias": True}, [], (0.2, True)),
+        ({}, [], (1e-4, False)),
+        ({"weight_decay": 0.2}, ["--weight-decay", "0.5", "--no-decay-norm-bias"], (0.5, True)),
+    ],
+)
+def test_decay_is_the_runs_own_unless_given(
+    plane, small_run, tmp_path, options, arguments, expected
+):
+    (small_run / "run.json").write_text(json.dumps({"options": options}))
+    assert plane("-o", tmp_path / "plane.npz", *arguments)[0] == 0
+    found = read_numbers(tmp_path / "plane.npz").description
+    assert (found["weight_decay"], found["no_decay_norm_bias"]) == expected
+
+
 def test_corners_are_not_projected_again(plane, small_run, tmp_path):
     status, printed = plane("-o", tmp_path / "plane.npz", "--project", small_run)
     assert status == 0, printed.err

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -165,3 +166,50 @@ def test_images_are_described_with_their_digests(captures, survey, image_folder)
     val = open_images(image_folder / "val")
     assert described["images"]["val"]["digest"] == val.digest()
     assert described["images_in_all"] == {"train": 24, "val": 12}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_gives_the_scores_of_the_cpu(captures, survey):
+    alone = survey()
+    on_gpu = dataclasses.replace(alone, context=single_process("cuda"))
+    one, other = score(alone, captures[0]), score(on_gpu, captures[0])
+    assert other.train_loss == pytest.approx(one.train_loss, rel=1e-3)
+    assert other.test_error == pytest.approx(one.test_error, abs=10)
+    assert other.l2 == one.l2
+
+
+@pytest.mark.real_data
+def test_ends_of_a_real_segment_are_what_a_plain_loop_counts(real_data, tmp_path):
+    import timm
+    from safetensors.torch import load_file
+
+    from swa_tools.landscape.segment import SegmentOptions, measure_segment
+    from swa_tools.landscape.surface import SurfaceOptions
+    from swa_tools.landscape.survey import Survey
+    from swa_tools.report import read_numbers
+
+    name, size = "mobilenetv2_050", 96
+    ends = [real_data / "weights" / f"{name}-imagenette-e{n}.safetensors" for n in (20, 15)]
+    train, val = (open_images(real_data / "imagenette" / split) for split in ("train", "val"))
+    options = {"model": f"timm/{name}", "image_size": size, "bn_samples": 0}
+    survey = Survey(
+        output=tmp_path / "segment.npz",
+        train=train,
+        val=val,
+        options=SurfaceOptions(**options, train_samples=20, val_samples=60, workers=0),
+        context=single_process("cpu"),
+    )
+    measure_segment(*ends, survey=survey, options=SegmentOptions(n_points=1, beyond=0))
+    found = read_numbers(survey.output).arrays["test_error"]
+    model = timm.create_model(name, num_classes=10)
+    config = {**timm.data.resolve_model_data_config(model), "input_size": (3, size, size)}
+    transform = timm.data.create_transform(**config, is_training=False)
+    chosen = subset(val, 60, seed=0)
+    images = torch.stack([transform(chosen.open(path).convert("RGB")) for path in chosen.paths])
+    for position, end in enumerate(ends):
+        model.load_state_dict(load_file(end))
+        with torch.no_grad():
+            predictions = model.eval()(images).argmax(dim=1)
+        wrong = int((predictions != torch.tensor(chosen.targets)).sum())
+        assert found[position] == pytest.approx(100 * wrong / 60)

@@ -6,10 +6,13 @@ import time
 import pytest
 import torch
 
+from swa_tools.distributed import single_process
 from swa_tools.errors import OutputError, TrainingError
 from swa_tools.training.resume import (
     ResumePoint,
     check_settings,
+    describe_changes,
+    environment,
     load_resume_point,
     save_resume_point,
 )
@@ -19,6 +22,7 @@ def a_point(**changes):
     fields = {
         "step": 3,
         "settings": {"seed": 0},
+        "environment": {"ranks": 1},
         "model": {"weight": torch.arange(6.0).reshape(2, 3).T},
         "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": []},
         "scaler": {},
@@ -84,6 +88,13 @@ def test_other_settings_are_refused_and_every_difference_named(tmp_path):
     assert "schedule gamma was not set, is 2 now" in str(raised.value)
     assert "schedule lr_max was 0.1, is not set now" in str(raised.value)
     assert "seed" not in str(raised.value)
+
+
+def test_another_environment_is_told_and_the_same_is_not():
+    here = environment(single_process("cpu"))
+    assert describe_changes(here, now=here) is None
+    message = describe_changes(here | {"ranks": 8}, now=here)
+    assert message == "not bit for bit what it would have been: ranks 1, was 8"
 
 
 def same_state(left, right):
