@@ -78,8 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; see `main`."""
     signal.signal(signal.SIGTERM, _terminate)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = group.main(arguments, prog_name="swa-tools", standalone_mode=False)
+        result = group.main(arguments, prog_name="swa-tools", standalone_mode=False, obj=arguments)
     except click.ClickException as error:
         error.show()
         return error.exit_code

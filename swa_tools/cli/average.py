@@ -1,8 +1,6 @@
 """`swa-tools average`."""
 
 import dataclasses
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from swa_tools.cli.options import (
     results_option,
     seed_option,
 )
-from swa_tools.cli.output import notice, print_json, print_table, progress
+from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
 from swa_tools.cli.passes import bn_options, pass_options
 from swa_tools.cli.sections import SectionedCommand
 from swa_tools.cli.whole_job import average_recompute_evaluate
@@ -150,7 +148,7 @@ def command(
             {**given, "entry": entry},
             options=options,
             results=results,
-            command_line=shlex.join(["swa-tools", *sys.argv[1:]]),
+            command_line=command_line(),
             as_json=as_json,
             weighting=weighting,
             include_init=include_init,

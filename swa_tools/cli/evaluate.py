@@ -1,8 +1,6 @@
 """`swa-tools evaluate`."""
 
 import contextlib
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +14,7 @@ from swa_tools.cli.options import (
     model_options,
     results_option,
 )
-from swa_tools.cli.output import notice, progress
+from swa_tools.cli.output import command_line, notice, progress
 from swa_tools.cli.passes import (
     open_split,
     pass_options,
@@ -104,8 +102,7 @@ def command(
         notice(f"{scores.n_skipped} images could not be read and were left out")
     results = results or _results_of_run(paths)
     if results is not None:
-        command_line = shlex.join(["swa-tools", *sys.argv[1:]])
-        append_records(results, scores.records(split=split, command=command_line))
+        append_records(results, scores.records(split=split, command=command_line()))
     print_scores(scores, split=split, per_class=per_class, as_json=as_json)
 
 

@@ -2,15 +2,13 @@
 
 import contextlib
 import dataclasses
-import shlex
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swa_tools.checkpoints import check_output
-from swa_tools.cli.output import notice
+from swa_tools.cli.output import command_line, notice
 from swa_tools.cli.pictures import save_picture
 from swa_tools.cli.run_progress import watch_run
 from swa_tools.cli.run_tables import describe_speed, print_result
@@ -103,6 +101,6 @@ def _average(result: "FinetuneResult", options: FinetuneOptions, *, as_json: boo
         {**dataclasses.asdict(options), **of_bn, **of_model},
         options=AverageOptions(force=True),
         results=None,
-        command_line=shlex.join(["swa-tools", *sys.argv[1:]]),
+        command_line=command_line(),
         as_json=as_json,
     )

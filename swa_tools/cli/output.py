@@ -3,6 +3,7 @@
 import contextlib
 import datetime as dt
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,11 @@ import click
 
 PLAIN_INTERVAL_SECONDS = 10.0
 """How often progress prints a line where stderr is no terminal."""
+
+
+def command_line() -> str:
+    """Return the command under way, as it is typed: how to obtain its results again."""
+    return shlex.join(["swa-tools", *click.get_current_context().find_root().obj])
 
 
 def print_json(document: Any) -> None:

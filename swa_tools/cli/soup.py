@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +18,7 @@ from swa_tools.cli.options import (
     results_option,
     seed_option,
 )
-from swa_tools.cli.output import notice, print_json, print_table
+from swa_tools.cli.output import command_line, notice, print_json, print_table
 from swa_tools.cli.passes import (
     bn_options,
     open_split,
@@ -143,7 +142,7 @@ def _record(soup: "GreedySoup", output: Path, split: str) -> "Record":
         top5=score.top5,
         nll=score.nll,
         ece=score.ece,
-        command=shlex.join(["swa-tools", *sys.argv[1:]]),
+        command=command_line(),
     )
 
 

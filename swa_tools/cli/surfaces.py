@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from swa_tools.cli.options import (
     model_options,
     seed_option,
 )
-from swa_tools.cli.output import notice, print_json, print_table, progress
+from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
 from swa_tools.cli.passes import model_choice, open_split, pass_options
 from swa_tools.cli.pictures import picture_options, save_picture
 from swa_tools.errors import SwaToolsError
@@ -231,7 +229,7 @@ def _measure(
                 options=options,
                 context=context,
                 listener=Listener(on_start=start, on_notice=notice),
-                command=shlex.join(["swa-tools", *sys.argv[1:]]),
+                command=command_line(),
                 force=given["force"],
             )
         )

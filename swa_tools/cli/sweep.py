@@ -4,8 +4,6 @@ import csv
 import dataclasses
 import functools
 import io
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +20,7 @@ from swa_tools.cli.options import (
     results_option,
     seed_option,
 )
-from swa_tools.cli.output import print_json, print_table
+from swa_tools.cli.output import command_line, print_json, print_table
 from swa_tools.cli.passes import (
     bn_options,
     open_split,
@@ -134,7 +132,7 @@ def _record(point: "SweepPoint", split: str) -> "Record":
         top5=point.score.top5,
         nll=point.score.nll,
         ece=point.score.ece,
-        command=shlex.join(["swa-tools", *sys.argv[1:]]),
+        command=command_line(),
     )
 
 

@@ -1,13 +1,12 @@
 """`swa-tools trajectory`."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from swa_tools.cli.options import force_option, json_option
+from swa_tools.cli.output import command_line
 from swa_tools.cli.surfaces import (
     add_options,
     check_plots,
@@ -82,7 +81,7 @@ def _measure(
     arrays = trajectory_arrays(path)
     description = describe(
         "trajectory",
-        command=shlex.join(["swa-tools", *sys.argv[1:]]),
+        command=command_line(),
         **describe_trajectory(path),
     )
     if output is not None:
