@@ -68,7 +68,10 @@ def contour_levels(values: np.ndarray) -> np.ndarray:
     steps = [m * 10.0**e for e in range(top - N_LEVELS, top + 1) for m in (1, 2, 5)]
     chosen = [step for step in steps if step <= span][-N_LEVELS:]
     unit = chosen[0]
-    return math.floor(low / unit) * unit + np.array(chosen)
+    base = math.floor(low / unit) * unit
+    if base + unit <= low:  # rounding: low is a multiple of the unit, or next to one
+        base += unit
+    return base + np.array(chosen)
 
 
 def _draw_surface(

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -96,6 +96,7 @@ def test_contour_levels_crowd_around_the_lowest_value(scale):
     low=st.floats(-1e3, 1e3),
     rises=st.lists(st.floats(0, 100), min_size=1, max_size=30),
 )
+@example(low=-1e-05, rises=[1e-05])
 def test_contour_levels_ascend_from_above_the_lowest_value(low, rises):
     values = low + np.array([0.0, *rises])
     levels = contour_levels(values)
