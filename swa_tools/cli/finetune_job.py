@@ -15,6 +15,7 @@ from swa_tools.cli.run_tables import describe_speed, print_result
 from swa_tools.cli.schedule_picture import schedule_picture
 from swa_tools.cli.tensorboard import log_scalars
 from swa_tools.cli.whole_job import average_recompute_evaluate
+from swa_tools.errors import SwaToolsError
 from swa_tools.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ def run_job(
                 _average(result, options, as_json=as_json)
             elif context.is_main:
                 print_result(result, as_json=as_json)
+            # No rank takes its connections down while another works; one may be gone already.
+            with contextlib.suppress(SwaToolsError):
+                context.barrier()
     except OtherRankError:  # the other rank has said what is wrong
         return EXIT_ERROR
     return EXIT_STATUS[result.stopped_by] if result.stopped_by else 0

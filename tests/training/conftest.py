@@ -14,12 +14,22 @@ from PIL import Image
 from swa_tools.training.options import FinetuneOptions
 
 NURSERY = textwrap.dedent("""
-    import json, os, resource, sys
+    import json, os, resource, signal, sys, time
     import torch
     import timm
     import swa_tools.cli, swa_tools.cli.finetune, swa_tools.training.loop
 
     torch.set_num_threads(1)
+
+    def wait(pid):
+        deadline = time.monotonic() + 120
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() > deadline:
+                os.killpg(pid, signal.SIGKILL)
+            time.sleep(0.01)
 
     def run(request):
         os.setsid()
@@ -35,8 +45,7 @@ NURSERY = textwrap.dedent("""
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
-            _, status = os.waitpid(request["wait"], 0)
-            print(os.waitstatus_to_exitcode(status), flush=True)
+            print(wait(request["wait"]), flush=True)
             continue
         pid = os.fork()
         if pid == 0:
