@@ -71,7 +71,8 @@ def measure_plane(
             _points(plane, own, x, y),
             surface,
             decayed=survey.decayed(own[0], plane.names),
-            task={"plane": described["checkpoints"], "x": x.tolist(), "y": y.tolist()},
+            # Not the coordinates: their last bits depend on the threads that add up.
+            task={"plane": described, **dataclasses.asdict(options)},
         )
     own_scores = arrays_of(scores[:CORNERS], (CORNERS,))
     flat = np.array([(one.x, one.y, one.distance) for one in projections])

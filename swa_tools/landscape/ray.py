@@ -78,7 +78,14 @@ def measure_rays(
             list(_points(checkpoints, directions, t, n_rays=options.n_rays)),
             surface,
             decayed=survey.decayed(checkpoints[0], names),
-            task={"rays": named, "t": t.tolist(), "direction_seed": options.seed},
+            # Not the number of rays: there may be more of them when it is given again. And not
+            # the positions: their last bits depend on the threads that add up.
+            task={
+                "rays": named,
+                "n_points": options.n_points,
+                "distance": options.distance,
+                "direction_seed": options.seed,
+            },
         )
     n = len(paths)
     own = arrays_of(scores[:n], (n, 1, 1))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from swa_tools.errors import OutputError
+from swa_tools.landscape import geometry
 from swa_tools.landscape.plane import PlaneOptions, measure_plane
+from swa_tools.landscape.ray import RayOptions, measure_rays
 from swa_tools.landscape.surface import Surface
 from swa_tools.landscape.survey import Listener
 
@@ -68,6 +70,28 @@ def test_killed_work_goes_on_where_it_was(captures, survey, n_scored, tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"whole.npz", "whole.json", "killed.npz", "killed.json"}
     assert not any(name.endswith(".points") for name in names)
+
+
+@pytest.mark.parametrize("work", ["plane", "rays"])
+def test_work_goes_on_where_sums_are_rounded_otherwise(
+    captures, survey, n_scored, monkeypatch, work
+):
+    """As on another number of threads."""
+
+    def measure():
+        if work == "plane":
+            measure_plane(captures[:3], survey(), options=SMALL)
+        else:
+            measure_rays(captures[:1], survey(), options=RayOptions(n_rays=2, n_points=3))
+
+    n_scored["until"] = 3
+    with pytest.raises(KilledError):
+        measure()
+    original = geometry._dot
+    monkeypatch.setattr(geometry, "_dot", lambda one, other: original(one, other) * (1 + 1e-14))
+    n_scored["until"] = 10**9
+    measure()
+    assert n_scored["n"] == 7
 
 
 def test_other_work_for_the_same_output_is_refused_unless_forced(captures, survey, n_scored):
