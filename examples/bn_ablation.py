@@ -10,6 +10,8 @@ training images:
 import argparse
 import copy
 import json
+import shlex
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch import nn
 from swa_tools.averaging import average_checkpoints
 from swa_tools.batchnorm import BnOptions, batchnorm_layers, recompute
 from swa_tools.checkpoints import find_checkpoints
-from swa_tools.data import evaluation_loader, find_split, map_to_outputs, open_images
+from swa_tools.data import evaluation_loader, map_to_outputs, open_split
 from swa_tools.distributed import single_process
 from swa_tools.evaluation import Evaluation, evaluate, wilson_interval
 from swa_tools.models import BuiltModel, load_checkpoint
@@ -77,8 +79,8 @@ def main() -> None:
     built = load_average(paths, **choice)
     average = built.module.to(context.device)
     last = load_checkpoint(paths[-1], **choice)[0].module.to(context.device)
-    train = open_images(find_split("train", data=arguments.data, directory=None))
-    val = open_images(find_split("val", data=arguments.data, directory=None))
+    train = open_split("train", data=arguments.data)
+    val = open_split("val", data=arguments.data)
 
     models = {"stale": average, "of the last checkpoint": with_statistics_of(average, last)}
     measured = {}
@@ -134,7 +136,9 @@ def write_json(path: Path, result: Evaluation, measured: dict[str, tuple[str, in
             curves[estimator].append((n_samples, score.top1))
         else:
             baselines[name] = score.top1
-    path.write_text(json.dumps({"curves": curves, "baselines": baselines}, indent=2))
+    command = shlex.join(["python", *sys.argv])
+    document = {"command": command, "curves": curves, "baselines": baselines}
+    path.write_text(json.dumps(document, indent=2))
 
 
 if __name__ == "__main__":

@@ -127,12 +127,16 @@ data_options = _combine(
         "--data",
         type=PATH,
         metavar="DIR",
-        help="Folder with train/ and val/ (or validation/), one folder per class in each.",
+        help="Folder with train/ and val/ (or validation/), one folder per class in each, or tar"
+        " files of such.",
     ),
     click.option("--train-dir", type=PATH, metavar="DIR", help="Training images, by themselves."),
     click.option("--val-dir", type=PATH, metavar="DIR", help="Validation images, by themselves."),
     click.option(
-        "--dataset", metavar="NAME", help="A dataset that timm's create_dataset knows, in --data."
+        "--dataset",
+        metavar="NAME",
+        help="What lies in --data instead: wds/ for WebDataset shards, or a name that timm's"
+        " create_dataset knows (torch/cifar10, hfds/…).",
     ),
 )
 

@@ -6,13 +6,19 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import click
 
 PLAIN_INTERVAL_SECONDS = 10.0
 """How often progress prints a line where stderr is no terminal."""
+
+FOLDED_CHARACTERS = 12
+"""Columns of text are not folded to less; a terminal that is too narrow folds the lines itself."""
+
+WIDEST = 200
+"""Where stdout is a file or a pipe nothing is folded to the width of a terminal."""
 
 
 def command_line() -> str:
@@ -31,21 +37,55 @@ def notice(text: str) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str | None = None
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    caption: str | None = None,
+    text_columns: Collection[str] = (),
 ) -> None:
-    """Print a table on stdout; the first column is left-aligned, the others right-aligned."""
+    """Print a table on stdout, for a terminal of any width: text is folded, numbers never are.
+
+    Args:
+        columns: Titles; the first column holds text.
+        rows: Cells.
+        caption: What all cells have in common.
+        text_columns: Titles of the others that hold text; all else is right-aligned.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption=caption,
+        caption_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    needed = 2 * len(columns)  # between them, and at the edges
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+        is_text = number == 0 or column in text_columns
+        longest = max(len(column), *(len(row[number]) for row in rows), 0)
+        least = min(longest, FOLDED_CHARACTERS) if is_text else longest
+        needed += least
+        table.add_column(
+            column,
+            justify="left" if is_text else "right",
+            no_wrap=not is_text,
+            overflow="fold",
+            min_width=least,
+        )
     for row in rows:
         table.add_row(*row)
-    # Where stdout is a file or a pipe nothing is folded to the width of a terminal.
-    width = None if sys.stdout.isatty() else 200
-    Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False).print(table)
+    console = Console(
+        file=sys.stdout,
+        width=None if sys.stdout.isatty() else WIDEST,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 @contextlib.contextmanager

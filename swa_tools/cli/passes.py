@@ -13,7 +13,6 @@ from swa_tools.cli.options import (
     skip_bad_images_option,
     workers_option,
 )
-from swa_tools.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -139,11 +138,8 @@ def _of_any_pass(given: dict[str, Any], device: "torch.device") -> dict[str, Any
 
 def open_split(split: Literal["train", "val"], given: dict[str, Any]) -> "ImageSet":
     """Return the images that `data_options` name, their classes not mapped to a model yet."""
-    from swa_tools.data import find_split, open_dataset, open_images
+    from swa_tools import data
 
-    if given["dataset"] is not None:
-        if given["data"] is None:
-            raise DataError("--dataset names what to read, and --data DIR where it lies: give both")
-        return open_dataset(given["dataset"], split=split, root=given["data"])
-    directory = given["train_dir"] if split == "train" else given["val_dir"]
-    return open_images(find_split(split, data=given["data"], directory=directory))
+    return data.open_split(
+        split, data=given["data"], directory=given[f"{split}_dir"], dataset=given["dataset"]
+    )

@@ -68,7 +68,9 @@ def _print(runs: "list[RunData]") -> None:
 
 def _print_table(table: "Table") -> None:
     if table.rows:
-        print_table(table.columns, table.rows, caption=table.caption)
+        print_table(
+            table.columns, table.rows, caption=table.caption, text_columns=table.text_columns
+        )
 
 
 def _write(

@@ -140,6 +140,8 @@ def measure_and_draw(
     source, output = given["source"], given["output"]
     if (source is None) == (output is None):
         raise click.UsageError("Give -o FILE.npz to measure, or --from FILE.npz to draw again.")
+    if source is not None and paths:
+        raise click.UsageError("--from draws again: leave out checkpoints.")
     check_plots(given)
     if source is None and not _measure(given, kind=kind, paths=paths, measure=measure):
         return
@@ -175,7 +177,9 @@ def present(
     from swa_tools.report import tables_of
 
     for table in tables_of(numbers):
-        print_table(table.columns, table.rows, caption=table.caption)
+        print_table(
+            table.columns, table.rows, caption=table.caption, text_columns=table.text_columns
+        )
 
 
 def check_plots(given: dict[str, Any]) -> None:

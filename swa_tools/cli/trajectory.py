@@ -64,8 +64,14 @@ def _measure(
     force: bool,
 ) -> "Numbers":
     """Return the numbers, and write them if there is an output."""
+    from swa_tools.averaging import open_all
     from swa_tools.checkpoints import find_checkpoints, run_directory_of
-    from swa_tools.landscape.numbers import check_numbers, describe, write_numbers
+    from swa_tools.landscape.numbers import (
+        check_numbers,
+        describe,
+        describe_checkpoints,
+        write_numbers,
+    )
     from swa_tools.landscape.trajectory import describe_trajectory, trajectory, trajectory_arrays
     from swa_tools.report import Numbers
 
@@ -85,5 +91,8 @@ def _measure(
         **describe_trajectory(path),
     )
     if output is not None:
+        with open_all([*paths, *([] if beginning is None else [beginning])], entry=entry) as opened:
+            named = describe_checkpoints(opened)
+        description |= {"checkpoints": named[: len(paths)], "start_checkpoint": named[len(paths) :]}
         write_numbers(output, arrays=arrays, description=description, force=force)
     return Numbers(path=output or Path(), kind="trajectory", arrays=arrays, description=description)

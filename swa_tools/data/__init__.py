@@ -1,6 +1,6 @@
 """Images: sets of them, their labels, and loaders that put batches on the device."""
 
-from swa_tools.data.images import ImageSet, find_split, hold_out, open_images, subset
+from swa_tools.data.images import ImageSet, hold_out, open_images, subset
 from swa_tools.data.labels import map_to_outputs
 from swa_tools.data.loaders import (
     Loader,
@@ -10,7 +10,7 @@ from swa_tools.data.loaders import (
     training_loader,
 )
 from swa_tools.data.pipeline import Batch
-from swa_tools.data.timm_datasets import open_dataset
+from swa_tools.data.splits import open_split
 
 __all__ = [
     "Batch",
@@ -18,11 +18,10 @@ __all__ = [
     "Loader",
     "TrainingLoader",
     "evaluation_loader",
-    "find_split",
     "hold_out",
     "map_to_outputs",
-    "open_dataset",
     "open_images",
+    "open_split",
     "statistics_loader",
     "subset",
     "training_loader",

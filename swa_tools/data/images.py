@@ -5,7 +5,6 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import xxhash
@@ -51,36 +50,6 @@ class ImageSet:
         return f"xxh3-128:{xxhash.xxh3_128_hexdigest(names)}"
 
 
-def find_split(
-    split: Literal["train", "val"], *, data: Path | None, directory: Path | None
-) -> Path:
-    """Return the folder of a split.
-
-    Args:
-        split: `train`, or `val`, whose folder may be called `validation` too.
-        data: A folder that holds both splits (`--data`).
-        directory: The folder itself (`--train-dir`, `--val-dir`); it goes before `data`.
-
-    Raises:
-        DataError: Neither is given, or `data` has no such folder.
-    """
-    if directory is not None:
-        return directory
-    names = SPLIT_FOLDERS[split]
-    if data is None:
-        raise DataError(
-            f"no folder of {split} images: give --data DIR with {names[0]}/ in it, or --{split}-dir"
-        )
-    for name in names:
-        if (data / name).is_dir():
-            return data / name
-    found = ", ".join(f"{name}/" for name in _subfolders(data)[:NAMED])
-    raise DataError(
-        f"{data}: expected a folder {' or '.join(f'{name}/' for name in names)} in it, found"
-        f" {found or 'no folders'}; --{split}-dir names the folder itself"
-    )
-
-
 def open_images(directory: Path) -> ImageSet:
     """Find the images of a folder that has one folder per class; no image is opened.
 
@@ -90,7 +59,7 @@ def open_images(directory: Path) -> ImageSet:
         DataError: The folder is missing or cannot be read, it has no class folders, or a class
             has no images.
     """
-    classes = _subfolders(directory)
+    classes = subfolders(directory)
     if not classes:
         raise DataError(f"{directory}: expected one folder of images per class, found no folders")
     by_class = [_images_below(directory, name) for name in classes]
@@ -163,11 +132,12 @@ def take(images: ImageSet, positions: np.ndarray) -> ImageSet:
     )
 
 
-def _open_file(root: Path, path: str) -> Image.Image:
-    return Image.open(os.path.join(root, path))
+def subfolders(directory: Path) -> list[str]:
+    """Return the names of a folder's folders, sorted; hidden ones are left out.
 
-
-def _subfolders(directory: Path) -> list[str]:
+    Raises:
+        DataError: It cannot be read.
+    """
     try:
         with os.scandir(directory) as entries:
             return sorted(
@@ -175,6 +145,10 @@ def _subfolders(directory: Path) -> list[str]:
             )
     except OSError as error:
         raise DataError(f"{directory}: cannot read this folder: {error.strerror}") from error
+
+
+def _open_file(root: Path, path: str) -> Image.Image:
+    return Image.open(os.path.join(root, path))
 
 
 def _images_below(directory: Path, class_name: str) -> list[str]:

@@ -26,8 +26,8 @@ def open_dataset(
         download: Whether torchvision may download it.
 
     Raises:
-        DataError: timm cannot open it, it is a stream (`wds/`, `tfds/`, `hfids/`), or it does not
-            list its labels.
+        DataError: timm cannot open it, it is a stream (`tfds/`, `hfids/`), or it does not list its
+            labels.
     """
     from timm.data.dataset_factory import create_dataset  # timm takes seconds to import
 

@@ -65,8 +65,15 @@ def own_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def norm(checkpoint: Checkpoint, names: Sequence[str]) -> float:
-    """Return the Euclidean norm over the named tensors."""
-    return math.sqrt(math.fsum(_dot(array, array) for array in _each(checkpoint, names)))
+    """Return the Euclidean norm over the named tensors.
+
+    Raises:
+        CheckpointError: There is NaN or Inf in them.
+    """
+    result = math.sqrt(math.fsum(_dot(array, array) for array in _each(checkpoint, names)))
+    if not math.isfinite(result):
+        raise CheckpointError(f"{checkpoint.path}: there is NaN or Inf in its parameters")
+    return result
 
 
 def distance(one: Checkpoint, other: Checkpoint, names: Sequence[str]) -> float:
@@ -115,19 +122,19 @@ class Plane:
         corners: Coordinates of A, B and C.
 
     Raises:
-        CheckpointError: They do not belong together, or lie on a line.
+        CheckpointError: They do not belong together, hold NaN or Inf, or lie on a line.
     """
 
     def __init__(self, a: Checkpoint, b: Checkpoint, c: Checkpoint) -> None:
         self._sources = (a, b, c)
         self.names = parameter_names(self._sources)
+        for source in self._sources:
+            norm(source, self.names)  # refuses what is not finite
         self._length_u = distance(a, b, self.names)
         if self._length_u == 0:
             raise CheckpointError(
                 f"{b.path}: the same parameters as {a.path}; a plane needs three different points"
             )
-        if not math.isfinite(self._length_u):
-            raise CheckpointError(f"{a.path} or {b.path}: there is NaN or Inf in its parameters")
         self._along = math.fsum(_dot(c - a, u) for a, u, c in self._parts())
         # By a pass of its own: as a difference of squares it would lose its digits.
         self._length_v = math.sqrt(
@@ -152,9 +159,10 @@ class Plane:
         """Return where another checkpoint of the model lies.
 
         Raises:
-            CheckpointError: It does not belong with the three.
+            CheckpointError: It does not belong with the three, or holds NaN or Inf.
         """
         parameter_names([*self._sources, checkpoint])
+        norm(checkpoint, self.names)
         x, y, left = [], [], []
         for name, (a, u, v) in zip(self.names, self._basis(), strict=True):
             difference = read_wide(checkpoint, name) - a

@@ -4,14 +4,14 @@ The description stands in the `.npz`, too, so that the one file is enough to dra
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from swa_tools import __version__
-from swa_tools.checkpoints import atomic_output, check_output
+from swa_tools.checkpoints import Checkpoint, atomic_output, check_output
 from swa_tools.errors import OutputError
 
 SCHEMA = 1
@@ -45,6 +45,18 @@ def describe(kind: str, **values: Any) -> dict[str, Any]:
         values: JSON values: what was measured, on what, how.
     """
     return {"schema": SCHEMA, "kind": kind, "swa_tools": __version__, **values}
+
+
+def describe_checkpoints(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
+    """Return name, content digest and kind of each; reads all bytes."""
+    return [
+        {
+            "name": checkpoint.name,
+            "digest": checkpoint.digest(),
+            "kind": checkpoint.metadata.kind if checkpoint.metadata else "checkpoint",
+        }
+        for checkpoint in checkpoints
+    ]
 
 
 def write_numbers(

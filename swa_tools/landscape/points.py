@@ -46,6 +46,10 @@ class PointScore:
 FIELDS = ("train_loss", "l2", "train_error", "test_loss", "test_error")
 
 
+class OtherWorkError(OutputError):
+    """A file of points that belongs to other work."""
+
+
 class PointFile:
     """The points of one piece of work that are done.
 
@@ -57,7 +61,8 @@ class PointFile:
         done: Scores by the names of the points.
 
     Raises:
-        OutputError: The file belongs to other work, or cannot be read.
+        OtherWorkError: The file belongs to other work.
+        OutputError: It cannot be read.
     """
 
     def __init__(self, path: Path, task: Mapping[str, Any]) -> None:
@@ -68,7 +73,7 @@ class PointFile:
         lines = self._read()
         self._has_head = bool(lines)
         if lines and lines[0] != self._head:
-            raise OutputError(
+            raise OtherWorkError(
                 f"{path}: holds points of another picture that was begun here; choose another"
                 " output, or give --force to begin anew"
             )

@@ -19,7 +19,8 @@ from swa_tools.landscape.geometry import (
     random_direction,
     ray_tensors,
 )
-from swa_tools.landscape.survey import Point, Survey, arrays_of, describe_checkpoints
+from swa_tools.landscape.numbers import describe_checkpoints
+from swa_tools.landscape.survey import Point, Survey, arrays_of
 from swa_tools.landscape.width import ray_widths, width_differences
 
 
@@ -69,7 +70,8 @@ def measure_rays(
     survey.check_output()
     with open_all(paths, entry=survey.options.entry) as checkpoints:
         names = parameter_names(checkpoints)
-        length = options.distance or RELATIVE_DISTANCE * norm(checkpoints[0], names)
+        norms = [norm(one, names) for one in checkpoints]
+        length = options.distance or RELATIVE_DISTANCE * norms[0]
         t = np.linspace(0, length, options.n_points + 1)
         directions = _Directions(checkpoints[0], names, seed=options.seed)
         named = describe_checkpoints(checkpoints)

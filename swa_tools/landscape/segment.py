@@ -14,10 +14,12 @@ from swa_tools.landscape.geometry import (
     Array,
     distance,
     line_tensors,
+    norm,
     own_tensors,
     parameter_names,
 )
-from swa_tools.landscape.survey import Point, Survey, arrays_of, describe_checkpoints
+from swa_tools.landscape.numbers import describe_checkpoints
+from swa_tools.landscape.survey import Point, Survey, arrays_of
 from swa_tools.landscape.width import segment_widths
 
 
@@ -57,6 +59,8 @@ def measure_segment(
     survey.check_output()
     with open_all([swa, sgd], entry=survey.options.entry) as checkpoints:
         names = parameter_names(checkpoints)
+        for one in checkpoints:
+            norm(one, names)  # refuses what is not finite
         length = distance(checkpoints[0], checkpoints[1], names)
         if length == 0:
             raise CheckpointError(f"{sgd}: the same parameters as {swa}; there is no line")

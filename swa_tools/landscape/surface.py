@@ -184,6 +184,8 @@ class Surface:
                 for name, images in self._images.items()
             },
             "images_in_all": self._n_all,
+            "has_batchnorm": self.has_batchnorm,
+            "bn_samples": options.bn_samples,
             "augment": options.augment,
             "seed": options.seed,
             "weight_decay": options.weight_decay,

@@ -12,7 +12,13 @@ from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.landscape.geometry import Tensors
 from swa_tools.landscape.numbers import check_numbers, describe, write_numbers
-from swa_tools.landscape.points import FIELDS, SUFFIX, PointFile, PointScore
+from swa_tools.landscape.points import (
+    FIELDS,
+    SUFFIX,
+    OtherWorkError,
+    PointFile,
+    PointScore,
+)
 from swa_tools.landscape.surface import Surface, SurfaceOptions
 
 
@@ -65,7 +71,8 @@ class Survey:
         context: The ranks; each scores points of its own on all images.
         listener: Who is told.
         command: How to obtain the numbers again, for the description.
-        force: Whether existing outputs may be replaced, and points of an earlier try dropped.
+        force: Whether existing outputs may be replaced, and the points of other work that was
+            begun for the same output.
     """
 
     output: Path
@@ -79,7 +86,7 @@ class Survey:
 
     def check_output(self) -> None:
         """Tell early whether the output could be written."""
-        check_numbers(self.output, force=self.force)
+        check_numbers(self.output, force=self._replaces)
 
     def open_surface(self, checkpoint: Path) -> Surface:
         """Build the network that the checkpoint belongs to, on this rank's device."""
@@ -123,9 +130,7 @@ class Survey:
         context, path = self.context, self._points_path
         done: dict[str, PointScore] = {}
         if context.is_main:
-            if self.force:
-                path.unlink(missing_ok=True)
-            done = self._begin(path, task).done
+            done = self._begin(path, task, replace=self.force).done
         done = context.broadcast(done)
         file = self._begin(path, task)  # on the disk of another machine it may be missing
         left = [point for point in points if point.name not in done]
@@ -170,17 +175,28 @@ class Survey:
                 **surface.describe(),
                 device=str(self.context.device),
             ),
-            force=self.force,
+            force=self._replaces,
         )
         self._points_path.unlink(missing_ok=True)
+
+    @property
+    def _replaces(self) -> bool:
+        """Whether files may be replaced: a description without numbers is what a kill has left."""
+        return self.force or (self._points_path.exists() and not self.output.exists())
 
     @property
     def _points_path(self) -> Path:
         return self.output.with_name(self.output.name + SUFFIX)
 
     @staticmethod
-    def _begin(path: Path, task: Mapping[str, Any]) -> PointFile:
-        file = PointFile(path, task)
+    def _begin(path: Path, task: Mapping[str, Any], *, replace: bool = False) -> PointFile:
+        try:
+            file = PointFile(path, task)
+        except OtherWorkError:
+            if not replace:
+                raise
+            path.unlink()
+            file = PointFile(path, task)
         file.begin()
         return file
 
@@ -205,15 +221,3 @@ def arrays_of(scores: Sequence[PointScore], shape: tuple[int, ...]) -> dict[str,
     bits = np.stack([np.packbits(score.is_correct) for score in scores])
     arrays["is_correct_bits"] = bits.reshape(*shape, -1)
     return arrays
-
-
-def describe_checkpoints(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
-    """Return name, content digest and kind of each; reads all bytes."""
-    return [
-        {
-            "name": checkpoint.name,
-            "digest": checkpoint.digest(),
-            "kind": checkpoint.metadata.kind if checkpoint.metadata else "checkpoint",
-        }
-        for checkpoint in checkpoints
-    ]

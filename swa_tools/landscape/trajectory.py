@@ -106,7 +106,7 @@ def trajectory(
         gram, squared_norms, n_parameters = _gram(checkpoints)
         names = [checkpoint.name for checkpoint in checkpoints]
     if not np.isfinite(gram).all():
-        bad = names[int(np.argmin(np.isfinite(np.diagonal(gram))))]
+        bad = checkpoints[int(np.argmin(np.isfinite(np.diagonal(gram))))].path
         raise CheckpointError(f"{bad}: there is NaN or Inf in its parameters")
     return _measure(names, gram, squared_norms, n_parameters, n_captures=len(captures))
 
@@ -189,6 +189,11 @@ def lag_profile(path: Trajectory) -> Array:
     return result
 
 
+def trace_of(path: Trajectory) -> float:
+    """Return trΣ of the captures' covariance, estimated without bias: Σ‖wᵢ − w̄‖²/(n − 1)."""
+    return float(np.sum(path.to_mean**2)) / (len(path.names) - 1)
+
+
 def explore(path: Trajectory) -> dict[str, Exploration]:
     """Set the captures beside independent samples, a random walk and straight motion.
 
@@ -201,7 +206,7 @@ def explore(path: Trajectory) -> dict[str, Exploration]:
     """
     n = len(path.names)
     walk, line = _walk_deviation_cosine(n), _line_deviation_cosine(n)
-    trace = float(np.sum(path.to_mean**2)) / (n - 1)
+    trace = trace_of(path)
     neighbours = float(np.mean(path.steps**2))
     return {
         "neighbour_distance": Exploration(
@@ -262,7 +267,12 @@ def trajectory_arrays(path: Trajectory) -> dict[str, np.ndarray]:
 
 
 def describe_trajectory(path: Trajectory) -> dict[str, Any]:
-    """Return what is no array, as JSON values; None for what is not a number."""
+    """Return what is no array, as JSON values; None for what is not a number.
+
+    `squared_to_mean` and `squared_step` stand beside what independent samples with this trΣ give:
+    (1 − 1/n)·trΣ, which holds for any points, and 2·trΣ.
+    """
+    n, trace = len(path.names), trace_of(path)
     return {
         "checkpoints": [{"name": name} for name in path.names],
         "n_parameters": path.n_parameters,
@@ -270,6 +280,15 @@ def describe_trajectory(path: Trajectory) -> dict[str, Any]:
         "start": path.start,
         "start_norm": path.start_norm,
         "start_to_mean": path.start_to_mean,
+        "trace": trace,
+        "squared_to_mean": {
+            "measured": float(np.mean(path.to_mean**2)),
+            "independent": (1 - 1 / n) * trace,
+        },
+        "squared_step": {
+            "measured": float(np.mean(path.steps**2)),
+            "independent": 2 * trace,
+        },
         "exploration": {
             name: {
                 key: value if math.isfinite(value) else None

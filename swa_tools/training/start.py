@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from swa_tools.checkpoints import BnInfo
-from swa_tools.data import ImageSet, find_split, map_to_outputs, open_dataset, open_images
+from swa_tools.data import ImageSet, map_to_outputs, open_split
 from swa_tools.distributed import Distributed
-from swa_tools.errors import DataError, SwaToolsError, TrainingError
+from swa_tools.errors import SwaToolsError, TrainingError
 from swa_tools.models import (
     BuiltModel,
     create_model,
@@ -100,11 +100,7 @@ def together(context: Distributed, work: Callable[[], T]) -> T:
 def _open(
     split: Literal["train", "val"], options: FinetuneOptions, directory: Path | None
 ) -> ImageSet:
-    if options.dataset is None:
-        return open_images(find_split(split, data=options.data, directory=directory))
-    if options.data is None:
-        raise DataError("--dataset names what to read, and --data DIR where it lies: give both")
-    return open_dataset(options.dataset, split=split, root=options.data)
+    return open_split(split, data=options.data, directory=directory, dataset=options.dataset)
 
 
 def _read(

@@ -8,7 +8,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swa_tools.data import find_split, open_images, subset
+from swa_tools.data import open_images, subset
 from swa_tools.data.images import ImageSet
 from swa_tools.errors import DataError
 
@@ -103,30 +103,6 @@ def test_folder_without_images_is_an_error_that_names_it(tmp_path, folders, mess
 def test_missing_folder_is_an_error(tmp_path):
     with pytest.raises(DataError, match="nowhere: cannot read this folder: No such file"):
         open_images(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="nowhere: cannot read this folder"):
-        find_split("val", data=tmp_path / "nowhere", directory=None)
-
-
-def test_splits_are_found_by_name_or_given(tmp_path):
-    (tmp_path / "train").mkdir()
-    (tmp_path / "validation").mkdir()
-    assert find_split("train", data=tmp_path, directory=None) == tmp_path / "train"
-    assert find_split("val", data=tmp_path, directory=None) == tmp_path / "validation"
-    assert find_split("val", data=tmp_path, directory=Path("mine")) == Path("mine")
-    (tmp_path / "val").mkdir()
-    assert find_split("val", data=tmp_path, directory=None) == tmp_path / "val"
-
-
-def test_split_that_is_not_there_is_an_error_that_says_what_is(tmp_path):
-    (tmp_path / "training").mkdir()
-    with pytest.raises(
-        DataError, match=r"expected a folder train/ in it, found training/; --train-dir"
-    ):
-        find_split("train", data=tmp_path, directory=None)
-    with pytest.raises(DataError, match=r"val/ or validation/ in it"):
-        find_split("val", data=tmp_path, directory=None)
-    with pytest.raises(DataError, match=r"give --data DIR with val/ in it, or --val-dir"):
-        find_split("val", data=None, directory=None)
 
 
 @given(

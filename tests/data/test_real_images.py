@@ -7,7 +7,7 @@ import timm.data
 import torch
 import torchvision
 
-from swa_tools.data import evaluation_loader, find_split, map_to_outputs, open_images
+from swa_tools.data import evaluation_loader, map_to_outputs, open_images
 from swa_tools.data.images import take
 from swa_tools.models import load_checkpoint
 
@@ -45,7 +45,7 @@ def ours(path, model, folder, *, image_size=None, every=1):
 @pytest.mark.parametrize("epochs", [15, 20])
 def test_top1_of_timm_weights_is_that_of_a_plain_loop(real_data, epochs):
     path = real_data / f"weights/mobilenetv2_050-imagenette-e{epochs}.safetensors"
-    folder = find_split("val", data=real_data / "imagenette", directory=None)
+    folder = real_data / "imagenette" / "val"
 
     module = timm.create_model("mobilenetv2_050", num_classes=10)
     module.load_state_dict(safetensors.torch.load_file(path))

@@ -1,12 +1,12 @@
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 
-from swa_tools.data import evaluation_loader, open_dataset, open_images
+from swa_tools.data import evaluation_loader, open_images
+from swa_tools.data.timm_datasets import open_dataset
 from swa_tools.errors import DataError
 
 CPU = torch.device("cpu")
@@ -30,17 +30,6 @@ def test_folder_through_timm_has_the_images_of_the_folder(
         load(images, preprocessing, workers=workers), load(expected, preprocessing), strict=True
     ):
         assert torch.equal(found, wanted)
-
-
-def test_tar_file_has_the_images_of_the_folder(image_folder, tmp_path, preprocessing):
-    with tarfile.open(tmp_path / "val.tar", "w") as tar:
-        tar.add(image_folder / "val", arcname="val")
-    images = open_dataset("", split="val", root=tmp_path / "val.tar")
-    pixels, targets, _ = load(images, preprocessing, workers=2)
-    expected, expected_targets, _ = load(open_images(image_folder / "val"), preprocessing)
-    assert len(images.classes) == 3
-    assert torch.equal(targets, expected_targets)
-    assert torch.equal(pixels, expected)
 
 
 def test_data_set_of_torchvision_is_read_by_name(tmp_path, monkeypatch, preprocessing):
@@ -67,6 +56,19 @@ def test_data_set_of_torchvision_is_read_by_name(tmp_path, monkeypatch, preproce
     assert pixels.shape == (6, 3, 32, 32)
 
 
+def test_data_set_of_hugging_face_is_read_by_name(
+    image_folder, tmp_path, monkeypatch, preprocessing
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    images = open_dataset(f"hfds/{image_folder}", split="val", root=tmp_path)
+    expected = open_images(image_folder / "val")
+    assert images.classes == expected.classes
+    for found, wanted in zip(
+        load(images, preprocessing, workers=2), load(expected, preprocessing), strict=True
+    ):
+        assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -88,7 +90,7 @@ def test_stream_is_an_error(monkeypatch, tmp_path):
 
     monkeypatch.setattr("timm.data.dataset_factory.create_dataset", lambda *_, **__: Stream())
     with pytest.raises(DataError, match="is a stream"):
-        open_dataset("wds/x", split="train", root=tmp_path)
+        open_dataset("tfds/x", split="train", root=tmp_path)
 
 
 def test_data_set_without_a_list_of_labels_is_an_error(monkeypatch, tmp_path):

@@ -147,14 +147,16 @@ def test_checkpoints_of_other_models_are_refused(write):
         Plane(*checkpoints)
 
 
-def test_nan_is_refused(write):
-    broken = draw(1)
-    broken["bn.bias"][0] = np.nan
+@pytest.mark.parametrize("number", range(4))
+def test_nan_is_refused_with_the_name_of_the_file(write, number):
+    """Of the corners, and of what is projected."""
+    tensors = [draw(i) for i in range(4)]
+    tensors[number]["bn.bias"][0] = np.nan
     with (
-        opened(write, draw(0), broken, draw(2)) as checkpoints,
-        pytest.raises(CheckpointError, match="NaN or Inf"),
+        opened(write, *tensors) as (*corners, other),
+        pytest.raises(CheckpointError, match=rf"w{number}\.safetensors: there is NaN or Inf"),
     ):
-        Plane(*checkpoints)
+        Plane(*corners).project(other)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])

@@ -101,9 +101,34 @@ def test_other_work_for_the_same_output_is_refused_unless_forced(captures, surve
     n_scored["until"] = 10**9
     with pytest.raises(OutputError, match="another picture"):
         measure_plane(captures[:3], survey(val_samples=6), options=SMALL)
+    n_scored.update(n=0, until=3)
+    for expected in (3, 1):  # --force drops the points of the other work, and keeps its own
+        with pytest.raises(KilledError):
+            measure_plane(captures[:3], survey(val_samples=6, force=True), options=SMALL)
+        assert n_scored["n"] == expected
+        n_scored.update(n=0, until=1)
+    n_scored["until"] = 10**9
     measure_plane(captures[:3], survey(val_samples=6, force=True), options=SMALL)
+    assert n_scored["n"] == N_POINTS - 4
     with pytest.raises(OutputError, match="exists already"):
         measure_plane(captures[:3], survey(val_samples=6), options=SMALL)
+
+
+def test_work_that_was_killed_as_it_wrote_its_numbers_is_finished(
+    captures, survey, n_scored, monkeypatch
+):
+    def fail(*_, **__):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez_compressed", fail)
+        with pytest.raises(KilledError):
+            measure_plane(captures[:3], survey(), options=SMALL)
+    assert survey().output.with_suffix(".json").exists()
+    n_scored.update(n=0)
+    measure_plane(captures[:3], survey(), options=SMALL)
+    assert n_scored["n"] == 0
+    assert survey().output.exists()
 
 
 def test_progress_counts_every_image_once(captures, survey):

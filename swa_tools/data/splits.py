@@ -1,0 +1,76 @@
+"""The images of a split, in whatever form they lie on the disk."""
+
+from pathlib import Path
+from typing import Literal
+
+from swa_tools.data.images import SPLIT_FOLDERS, ImageSet, open_images, subfolders
+from swa_tools.data.shards import open_shards
+from swa_tools.data.timm_datasets import open_dataset
+from swa_tools.errors import DataError
+
+NAMED = 3
+"""How many folders an error message names."""
+
+
+def open_split(
+    split: Literal["train", "val"],
+    *,
+    data: Path | None,
+    directory: Path | None = None,
+    dataset: str | None = None,
+) -> ImageSet:
+    """Find the images of a split, their classes not mapped to a model yet; no image is opened.
+
+    Args:
+        split: `train`, or `val`, which may be called `validation` on the disk.
+        data: A folder that holds both splits (`--data`): as folders with one folder per class, or
+            as tar files of such.
+        directory: The split's own folder or tar file (`--train-dir`, `--val-dir`); goes before
+            `data`.
+        dataset: What lies in `data` instead (`--dataset`): `wds/` for WebDataset shards, anything
+            else is a name of timm's `create_dataset`.
+
+    Raises:
+        DataError: Nothing is named, or it cannot be read.
+    """
+    if dataset:
+        if data is None or directory is not None:
+            raise DataError(
+                f"--dataset {dataset} names what to read, and --data DIR where it lies: give both,"
+                f" and no --{split}-dir"
+            )
+        if dataset.partition("/")[0] == "wds":
+            return open_shards(data, split=split)
+        return open_dataset(dataset, split=split, root=data)
+    path = find_split(split, data=data, directory=directory)
+    if path.suffix == ".tar" and path.is_file():
+        return open_dataset("", split=split, root=path)
+    return open_images(path)
+
+
+def find_split(
+    split: Literal["train", "val"], *, data: Path | None, directory: Path | None
+) -> Path:
+    """Return the folder or the tar file of a split.
+
+    Raises:
+        DataError: Neither `data` nor `directory` is given, or `data` does not have the split.
+    """
+    if directory is not None:
+        return directory
+    names = SPLIT_FOLDERS[split]
+    if data is None:
+        raise DataError(
+            f"no folder of {split} images: give --data DIR with {names[0]}/ in it, or --{split}-dir"
+        )
+    for name in names:
+        if (data / name).is_dir():
+            return data / name
+    for name in names:
+        if (data / f"{name}.tar").is_file():
+            return data / f"{name}.tar"
+    found = ", ".join(f"{name}/" for name in subfolders(data)[:NAMED])
+    raise DataError(
+        f"{data}: expected a folder {' or '.join(f'{name}/' for name in names)} in it, found"
+        f" {found or 'no folders'}; --{split}-dir names the folder itself"
+    )
