@@ -17,7 +17,7 @@ from swa_tools.averaging.describe import describe
 from swa_tools.averaging.kernel import convert
 from swa_tools.averaging.plan import AveragePlan, plan_average
 from swa_tools.averaging.weighting import Uniform
-from swa_tools.errors import OutputError
+from swa_tools.errors import CheckpointError, OutputError
 
 
 def average_running(
@@ -96,6 +96,11 @@ def iterate_running(
                     flat = array.reshape(-1)
                     numbers = flat.view(np.float32) if tensor.output_dtype == "C64" else flat
                     sums[tensor.name] += numbers.astype(np.float64)
+                    if not np.isfinite(sums[tensor.name]).all():
+                        raise CheckpointError(
+                            f"{checkpoint.path}: there is NaN or Inf in the tensor"
+                            f" {tensor.name!r}; leave this checkpoint out"
+                        )
                     mean = convert(sums[tensor.name] / n, tensor.output_dtype)
                     averages[tensor.name] = mean.view(array.dtype).reshape(array.shape)
                 else:

@@ -13,6 +13,7 @@ from swa_tools.batchnorm.recorder import batchnorm_layers
 from swa_tools.checkpoints import BnInfo, CheckpointMetadata, check_output
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
+from swa_tools.errors import DataError, SwaToolsError
 from swa_tools.models import load_checkpoint, load_state_dict, save_state_dict
 
 
@@ -64,14 +65,19 @@ def update_checkpoint(
     module = built.module.to(context.device)
     if options.channels_last:
         module = module.to(memory_format=torch.channels_last)
-    recomputation = recompute(
-        [module],
-        images,
-        preprocessing=built.preprocessing,
-        options=options,
-        context=context,
-        on_batch=on_batch,
-    )
+    try:
+        recomputation = recompute(
+            [module],
+            images,
+            preprocessing=built.preprocessing,
+            options=options,
+            context=context,
+            on_batch=on_batch,
+        )
+    except DataError:
+        raise
+    except SwaToolsError as error:
+        raise SwaToolsError(f"{path}: {error}") from error
     if context.is_main:
         statistics = {
             f"{name}.{key}": buffer

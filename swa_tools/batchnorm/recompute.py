@@ -1,15 +1,16 @@
 """The recompute over a set of images: what every command that averages calls."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+import xxhash
 from torch import nn
 
 from swa_tools.batchnorm.estimators import Estimator
 from swa_tools.batchnorm.update import BnReport, update_bn_many
 from swa_tools.checkpoints.metadata import BnInfo, Preprocessing
-from swa_tools.data import ImageSet, statistics_loader, subset
+from swa_tools.data import Batch, ImageSet, Loader, statistics_loader, subset
 from swa_tools.distributed import Distributed
 
 
@@ -97,7 +98,7 @@ def recompute(
     )
     reports = update_bn_many(
         models,
-        loader,
+        _seeded(loader, options=options, context=context) if options.train_mode else loader,
         estimator=options.estimator,
         train_mode=options.train_mode,
         amp=options.amp,
@@ -110,6 +111,8 @@ def recompute(
         n_samples=max(report.n_samples for report in reports),
         batch_size=options.batch_size,
         augment=options.augment,
+        train_mode=options.train_mode,
+        seed=options.seed,
         data_digest=images.digest(),
     )
     return Recomputation(
@@ -117,3 +120,13 @@ def recompute(
         bn=bn if any(report.n_layers for report in reports) else BnInfo(state="none"),
         n_skipped=sum(context.gather(len(loader.skipped))),
     )
+
+
+def _seeded(loader: Loader, *, options: BnOptions, context: Distributed) -> Iterator[Batch]:
+    """Yield the batches; dropout draws from (seed, number of the batch), whatever the rank."""
+    device = context.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for number, batch in enumerate(loader):
+            place = f"{options.seed}/{context.rank + number * context.world_size}"
+            torch.manual_seed(xxhash.xxh3_64_intdigest(place.encode()) >> 1)
+            yield batch

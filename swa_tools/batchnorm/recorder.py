@@ -6,6 +6,7 @@ its running statistics. A hook reads them there, so a pass costs what the bare f
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -104,8 +105,8 @@ class Recorder:
         for module in self.model.modules():
             undo.callback(setattr, module, "training", module.training)
             if isinstance(module, nn.SyncBatchNorm):
+                undo.callback(_put_back, module, "forward", vars(module).get("forward"))
                 vars(module)["forward"] = _forward_without_sync(module)
-                undo.callback(vars(module).pop, "forward")
         self.model.train(train_mode)
         for layer in (*self.frozen.values(), *layers_without_support(self.model).values()):
             layer.training = False
@@ -183,6 +184,13 @@ class Recorder:
             )
 
         return read
+
+
+def _put_back(module: nn.Module, name: str, value: Any) -> None:
+    """Restore an attribute of the instance; None stands for one that it did not have."""
+    del vars(module)[name]
+    if value is not None:
+        vars(module)[name] = value
 
 
 def _statistics(layer: nn.Module) -> dict[str, torch.Tensor]:

@@ -75,6 +75,8 @@ class BnInfo:
         n_samples: Images that the recompute saw.
         batch_size: Images in its batches.
         augment: Whether they were augmented as in training.
+        train_mode: Whether the whole model was in train mode, dropout and all.
+        seed: Of the subset, the order and everything else that was drawn.
         data_digest: Digest of the names of these images.
     """
 
@@ -83,6 +85,8 @@ class BnInfo:
     n_samples: int | None = None
     batch_size: int | None = None
     augment: bool | None = None
+    train_mode: bool | None = None
+    seed: int | None = None
     data_digest: str | None = None
 
 

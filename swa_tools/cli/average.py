@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.options import (
     NumberList,
     checkpoints_argument,
@@ -130,7 +131,8 @@ def command(
     if include_init:
         paths = [_start_of(paths), *paths]
     with open_all(paths, entry=entry) as opened:
-        kept = _without_duplicates(opened, weighting=weighting)
+        _check_factors(opened, weighting)
+        kept = without_duplicates(opened)
         if only_plan or verbose:
             _print_plan(kept, weighting, dtype=dtype, as_json=as_json and only_plan)
     if output is not None and not running and not output.endswith("/"):
@@ -188,25 +190,17 @@ def _weighting(
     return Uniform()
 
 
-def _without_duplicates(
-    opened: "Sequence[Checkpoint]", *, weighting: "Weighting"
-) -> "list[Checkpoint]":
+def _check_factors(opened: "Sequence[Checkpoint]", weighting: "Weighting") -> None:
+    """Refuse factors for checkpoints of which some are the same."""
     from swa_tools.averaging import find_duplicates
 
-    duplicates = find_duplicates(opened)
-    if duplicates and weighting.name in ("weights", "interpolate"):
+    if weighting.name not in ("weights", "interpolate"):
+        return
+    for duplicate in find_duplicates(opened):
         raise SwaToolsError(
-            f"{duplicates[0].checkpoint.path}: the same weights as"
-            f" {duplicates[0].original.path}, so it is not clear what the factors mean;"
-            " name each checkpoint once"
+            f"{duplicate.checkpoint.path}: the same weights as {duplicate.original.path}, so it is"
+            " not clear what the factors mean; name each checkpoint once"
         )
-    for duplicate in duplicates:
-        notice(
-            f"{duplicate.checkpoint.path}: the same weights as {duplicate.original.path};"
-            " counted once"
-        )
-    repeated = {id(duplicate.checkpoint) for duplicate in duplicates}
-    return [checkpoint for checkpoint in opened if id(checkpoint) not in repeated]
 
 
 def _start_of(paths: Sequence[Path]) -> Path:

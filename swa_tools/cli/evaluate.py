@@ -1,7 +1,6 @@
 """`swa-tools evaluate`."""
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from swa_tools.cli.passes import (
     save_logits_option,
     take_evaluation_options,
 )
+from swa_tools.cli.results import check_results, recording
 from swa_tools.cli.score_tables import print_scores
 
 
@@ -78,9 +78,9 @@ def command(
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.distributed import distributed
     from swa_tools.evaluation import evaluate_checkpoints
-    from swa_tools.records import append_records
 
     paths = find_checkpoints(checkpoints)
+    check_results(results)
     with distributed(given["device"]) as context, contextlib.ExitStack() as stack:
         images = open_split(split, given)
         on_batch = None
@@ -100,20 +100,6 @@ def command(
         notice(line)
     if scores.n_skipped:
         notice(f"{scores.n_skipped} images could not be read and were left out")
-    results = results or _results_of_run(paths)
-    if results is not None:
-        append_records(results, scores.records(split=split, command=command_line()))
-    print_scores(scores, split=split, per_class=per_class, as_json=as_json)
-
-
-def _results_of_run(paths: Sequence[Path]) -> Path | None:
-    """Return where the records go if all checkpoints lie in one run directory."""
-    from swa_tools.checkpoints import is_run_directory
-
-    runs = {
-        # RUN/checkpoints/FILE and RUN/ema/FILE, or RUN/FILE.
-        next((folder for folder in path.absolute().parents[:2] if is_run_directory(folder)), None)
-        for path in paths
-    }
-    run = runs.pop() if len(runs) == 1 else None
-    return run / "results.jsonl" if run is not None else None
+    records = scores.records(split=split, command=command_line())
+    with recording(records, results, paths=paths):
+        print_scores(scores, split=split, per_class=per_class, as_json=as_json)

@@ -17,6 +17,9 @@ PLAIN_INTERVAL_SECONDS = 10.0
 FOLDED_CHARACTERS = 12
 """Columns of text are not folded to less; a terminal that is too narrow folds the lines itself."""
 
+LEAST_TITLE = 7
+"""Titles of numbers are not folded to less."""
+
 WIDEST = 200
 """Where stdout is a file or a pipe nothing is folded to the width of a terminal."""
 
@@ -55,6 +58,15 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
+    if sys.stdout is None:  # closed (>&-)
+        return
+    # Where stdout is a file or a pipe nothing is folded to the width of a terminal.
+    width = None if sys.stdout.isatty() else WIDEST
+    console = Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+    are_text = [number == 0 or title in text_columns for number, title in enumerate(columns)]
+    gaps = 2 * len(columns)
+    widths = _column_widths(columns, rows, are_text, available=console.width - gaps)
+    console.width = max(console.width, sum(widths) + gaps)
     table = Table(
         box=box.SIMPLE_HEAD,
         caption=caption,
@@ -62,30 +74,34 @@ def print_table(
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    needed = 2 * len(columns)  # between them, and at the edges
-    for number, column in enumerate(columns):
-        is_text = number == 0 or column in text_columns
-        longest = max(len(column), *(len(row[number]) for row in rows), 0)
-        least = min(longest, FOLDED_CHARACTERS) if is_text else longest
-        needed += least
+    for title, is_text, width in zip(columns, are_text, widths, strict=True):
         table.add_column(
-            column,
-            justify="left" if is_text else "right",
-            no_wrap=not is_text,
-            overflow="fold",
-            min_width=least,
+            title, justify="left" if is_text else "right", width=width, overflow="fold"
         )
     for row in rows:
         table.add_row(*row)
-    console = Console(
-        file=sys.stdout,
-        width=None if sys.stdout.isatty() else WIDEST,
-        markup=False,
-        highlight=False,
-        emoji=False,
-    )
-    console.width = max(console.width, needed)
     console.print(table)
+
+
+def _column_widths(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    are_text: Sequence[bool],
+    *,
+    available: int,
+) -> list[int]:
+    """Narrow the widest columns until all fit, as far as that can be; numbers stay whole."""
+    widths, least = [], []
+    for number, (title, is_text) in enumerate(zip(columns, are_text, strict=True)):
+        longest = max((len(row[number]) for row in rows), default=0)
+        widths.append(max(longest, len(title)))
+        least.append(min(widths[-1], FOLDED_CHARACTERS if is_text else max(longest, LEAST_TITLE)))
+    while sum(widths) > available:
+        room = [width if width > low else 0 for width, low in zip(widths, least, strict=True)]
+        if not any(room):
+            break
+        widths[room.index(max(room))] -= 1
+    return widths
 
 
 @contextlib.contextmanager

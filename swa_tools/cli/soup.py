@@ -27,7 +27,8 @@ from swa_tools.cli.passes import (
     take_bn_options,
     take_evaluation_options,
 )
-from swa_tools.cli.whole_job import rank_progress, results_file
+from swa_tools.cli.results import check_results, recording
+from swa_tools.cli.whole_job import rank_progress
 
 if TYPE_CHECKING:
     from swa_tools.records import Record
@@ -91,12 +92,12 @@ def command(
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.data import hold_out
     from swa_tools.distributed import distributed
-    from swa_tools.records import append_records
     from swa_tools.selection import greedy_soup
 
     if split == "val" and held_out is not None:
         raise click.UsageError("--held-out is a part of the training images: leave --split val out")
     paths = find_checkpoints(checkpoints)
+    check_results(results)
     with distributed(given["device"]) as context:
         train = open_split("train", given)
         if split == "val":
@@ -118,13 +119,11 @@ def command(
         )
     if not context.is_main:
         return
-    file = results_file(results, paths)
-    if file is not None:
-        append_records(file, [_record(soup, output, split)])
-    if as_json:
-        print_json(_document(soup, output, split))
-    else:
-        _print(soup, output, split)
+    with recording([_record(soup, output, split)], results, paths=paths):
+        if as_json:
+            print_json(_document(soup, output, split))
+        else:
+            _print(soup, output, split)
 
 
 def _record(soup: "GreedySoup", output: Path, split: str) -> "Record":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.options import (
     PATH,
     checkpoints_argument,
@@ -29,7 +30,8 @@ from swa_tools.cli.passes import (
     take_evaluation_options,
 )
 from swa_tools.cli.pictures import picture_options, save_picture
-from swa_tools.cli.whole_job import rank_progress, results_file
+from swa_tools.cli.results import check_results, recording
+from swa_tools.cli.whole_job import rank_progress
 
 if TYPE_CHECKING:
     from swa_tools.records import Record
@@ -84,15 +86,21 @@ def command(
     BatchNorm is recomputed for each; nothing is written but the table. It shows what more cycles
     are worth (Table 2 and Figure 6 of the paper).
     """
+    from swa_tools.averaging import open_all
     from swa_tools.checkpoints import check_output, find_checkpoints
     from swa_tools.distributed import distributed
-    from swa_tools.records import append_records
+    from swa_tools.report import picture_format
     from swa_tools.selection import sweep
 
     paths = find_checkpoints(checkpoints)
+    check_results(results)
+    if plot is not None:
+        picture_format(plot)
     for output in (csv_file, plot):
         if output is not None:
             check_output(output, force=force)
+    with open_all(paths, entry=given["entry"]) as opened:
+        paths = [checkpoint.path for checkpoint in without_duplicates(opened)]
     with distributed(given["device"]) as context:
         points = sweep(
             paths,
@@ -105,17 +113,15 @@ def command(
         )
     if not context.is_main:
         return
-    file = results_file(results, paths)
-    if file is not None:
-        append_records(file, [_record(point, split) for point in points])
-    if csv_file is not None:
-        _write_csv(points, csv_file, force=force)
-    if plot is not None:
-        save_picture(_picture(points), plot, size=size, dpi=dpi, force=force)
-    if as_json:
-        print_json({"split": split, "averages": [_document(point) for point in points]})
-    else:
-        _print(points, split)
+    with recording([_record(point, split) for point in points], results, paths=paths):
+        if as_json:
+            print_json({"split": split, "averages": [_document(point) for point in points]})
+        else:
+            _print(points, split)
+        if csv_file is not None:
+            _write_csv(points, csv_file, force=force)
+        if plot is not None:
+            save_picture(_picture(points), plot, size=size, dpi=dpi, force=force)
 
 
 def _record(point: "SweepPoint", split: str) -> "Record":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from swa_tools.cli.output import notice, print_json, print_table, progress
 from swa_tools.cli.passes import open_split, take_bn_options, take_evaluation_options
+from swa_tools.cli.results import check_results, common_run, recording
 
 if TYPE_CHECKING:
     from swa_tools.averaging import AverageOptions, Weighting
@@ -43,9 +44,9 @@ def average_recompute_evaluate(
         include_init: The same.
     """
     from swa_tools.distributed import distributed
-    from swa_tools.records import append_records
     from swa_tools.selection import average_and_score
 
+    check_results(results)
     with distributed(given["device"]) as context:
         train, val = open_split("train", given), open_split("val", given)
         evaluation = take_evaluation_options(given, device=context.device)
@@ -70,10 +71,8 @@ def average_recompute_evaluate(
     if n_skipped:
         notice(f"{n_skipped} images could not be read and were left out")
     records = scored.scores.records(split="val", command=command_line)
-    file = results_file(results, paths)
-    if file is not None:
-        append_records(file, records)
-    _print(scored, records, run=_run_of(paths), as_json=as_json)
+    with recording(records, results, paths=paths):
+        _print(scored, records, run=common_run(paths), as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -86,19 +85,6 @@ def rank_progress(
         return
     with progress(stage, n_images // context.world_size, unit="images") as advance:
         yield advance
-
-
-def results_file(results: Path | None, paths: Sequence[Path]) -> Path | None:
-    """Return where records go: the file that was named, or that of the checkpoints' one run."""
-    run = _run_of(paths)
-    return results or (run / "results.jsonl" if run is not None else None)
-
-
-def _run_of(paths: Sequence[Path]) -> Path | None:
-    from swa_tools.checkpoints import run_directory_of
-
-    runs = {run_directory_of(path) for path in paths}
-    return runs.pop() if len(runs) == 1 else None
 
 
 def _print(

@@ -58,6 +58,8 @@ def imagenet_synsets() -> dict[str, int]:
 
 def _by_name(images: ImageSet, known: Mapping[str, int], what: str) -> ImageSet:
     unknown = [name for name in images.classes if name not in known]
+    if unknown and all(name.isdecimal() for name in images.classes):
+        unknown.sort(key=int, reverse=True)  # The first is the one that is out of range.
     if unknown:
         raise DataError(
             f"{images.root}: {len(unknown)} of {len(images.classes)} class folders are not among"

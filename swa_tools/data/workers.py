@@ -25,6 +25,9 @@ MOST_WORKERS_GPU, MOST_WORKERS_CPU = 16, 4
 LOST_WORKER = ("DataLoader worker", "Too many open files")
 """How torch's errors about its processes begin; errors within them begin otherwise."""
 
+NO_SHARED_MEMORY = ("shared memory", "unable to resize file </torch", "unable to mmap")
+"""What is in torch's errors of a process that cannot hand its images over."""
+
 
 class View(Protocol):
     """Turns an opened image into uint8 pixels `(image_size, image_size, 3)`."""
@@ -141,12 +144,11 @@ class DecodingPool:
             # torch reports a lost worker; fetching what it left behind fails like a connection.
             # Images that cannot be read do not come here.
             self.close()
-            is_other = isinstance(error, RuntimeError) and not str(error).startswith(LOST_WORKER)
-            if is_other or self._workers == 0:
+            if self._workers == 0 or not _is_of_workers(error):
                 raise
             raise DataError(
-                f"a process that loads images has died ({_reason(error)}); it may have run out of"
-                " memory, of shared memory (/dev/shm) or of open files (ulimit -n): try fewer"
+                f"a process that loads images has failed ({_reason(error)}); it may have run out"
+                " of memory, of shared memory (/dev/shm) or of open files (ulimit -n): try fewer"
                 " --workers or a smaller --batch-size"
             ) from error
 
@@ -231,5 +233,17 @@ def _unchanged(decoded: Any) -> Any:
     return decoded
 
 
+def _is_of_workers(error: Exception) -> bool:
+    """Tell whether an error is about the processes themselves."""
+    text = str(error)
+    return (
+        not isinstance(error, RuntimeError)
+        or text.startswith(LOST_WORKER)
+        or any(sign in text for sign in NO_SHARED_MEMORY)
+    )
+
+
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    """Return one line; of an error that torch has brought from another process, its own."""
+    lines = str(error).splitlines() or [""]
+    return lines[-1 if lines[0].startswith("Caught ") else 0] or type(error).__name__

@@ -121,8 +121,8 @@ def check_bn(candidates: Sequence[Candidate], module: nn.Module) -> list[str]:
     if not unknown:
         return []
     line = (
-        f"{', '.join(unknown)}: written by another tool; if it is an average, its BatchNorm"
-        " statistics may not fit its weights (swa-tools update-bn)"
+        f"{', '.join(unknown)}: weights from another tool; if they are an average, the BatchNorm"
+        " statistics may not fit them (swa-tools update-bn)"
     )
     return [line]
 

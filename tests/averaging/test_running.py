@@ -110,6 +110,8 @@ def test_nan_in_one_source_is_an_error_and_nothing_appears(checkpoints, tmp_path
     with pytest.raises(CheckpointError, match="001.safetensors: tensor 'w' holds NaN"):
         average_running(paths, tmp_path / "running")
     assert not any(name.endswith((".tmp", ".safetensors")) for name in os.listdir(tmp_path))
+    with pytest.raises(CheckpointError, match="001.safetensors: there is NaN or Inf in .* 'w'"):
+        list(iterate_running(paths))
 
 
 @pytest.mark.parametrize("reverse", [False, True])

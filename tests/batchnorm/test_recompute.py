@@ -71,9 +71,33 @@ def test_it_is_update_bn_over_the_statistics_loader(built, images, augment):
         n_samples=16,
         batch_size=5,
         augment=augment,
+        train_mode=False,
+        seed=3,
         data_digest=chosen.digest(),
     )
     assert (result.reports[0].n_batches, result.n_skipped) == (3, 0)
+
+
+def test_dropout_is_drawn_from_the_seed(images):
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.BatchNorm2d(4))
+        preprocessing = create_model("timm/test_resnet", image_size=32).preprocessing
+        torch.manual_seed(len(found))
+        state = torch.get_rng_state()
+        result = recompute(
+            [module],
+            images,
+            preprocessing=preprocessing,
+            options=options(train_mode=True, seed=seed),
+            context=CPU,
+        )
+        assert torch.equal(torch.get_rng_state(), state)
+        assert (result.bn.train_mode, result.bn.seed) == (True, seed)
+        found.append(statistics_of(module)["2.running_var"])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 def test_it_does_not_depend_on_the_workers(built, images):
@@ -212,6 +236,6 @@ def test_weights_that_are_not_finite_are_an_error_and_leave_no_output(built, ima
     with torch.no_grad():
         built.module.conv1[0].weight.fill_(torch.nan)
     save_average(built, path)
-    with pytest.raises(SwaToolsError, match="not finite"):
+    with pytest.raises(SwaToolsError, match=r"average\.safetensors: layer .* not finite"):
         update_checkpoint(path, output, images, options=options(), context=CPU)
     assert not output.exists()

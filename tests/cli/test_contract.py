@@ -52,6 +52,11 @@ def test_a_closed_stderr_does_no_harm(files, tmp_path):
     assert "average of 2 checkpoints" in done.stdout
 
 
+def test_a_closed_stdout_does_no_harm(files, tmp_path):
+    done = shell(f"{SWA_TOOLS} average {files} -o {tmp_path}/out.safetensors --plan >&-")
+    assert "Traceback" not in done.stderr
+
+
 def test_completion_knows_the_commands():
     environment = "COMP_WORDS='swa-tools eva' COMP_CWORD=1 _SWA_TOOLS_COMPLETE=bash_complete"
     code = f"{sys.executable} -c 'from swa_tools.cli import main; main()'"

@@ -37,6 +37,25 @@ def test_a_run_is_scored_in_a_table_and_in_its_records(run_with_captures, evalua
     assert records[0].command.startswith("swa-tools ")
 
 
+def test_scores_that_cannot_be_recorded_are_shown(run_with_captures, evaluate, tmp_path):
+    (run_with_captures / "results.jsonl").mkdir()
+    found = evaluate(run_with_captures)
+    assert "cycle-003.safetensors" in found.out
+    assert "these scores are not recorded (--results FILE names another file)" in found.err
+    results = tmp_path / "mine.jsonl"
+    results.write_text("no record")
+    found = evaluate(run_with_captures, "--results", results, status=1)
+    assert "cycle-003.safetensors" in found.out
+    assert "expected a file of records" in found.err
+
+
+def test_every_class_has_its_top1_of_every_checkpoint(run_with_captures, evaluate):
+    printed = evaluate(run_with_captures, "--per-class").out
+    rows = [line.split() for line in printed.splitlines() if line.strip().startswith(CLASSES)]
+    assert [row[:2] for row in rows] == [[name, "4"] for name in CLASSES]
+    assert all(len(row) == 5 for row in rows)
+
+
 def test_json_is_one_document(run_with_captures, evaluate, tmp_path):
     average = run_with_captures / "average.safetensors"
     arguments = [run_with_captures, average, "--allow-stale-bn", "--ensemble", "--per-class"]

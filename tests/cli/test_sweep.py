@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -43,6 +44,20 @@ def test_json_is_one_document(sweep, run_with_captures):
         str(run_with_captures / "checkpoints" / f"cycle-00{i}.safetensors") for i in (1, 2)
     ]
     assert document["averages"][0]["n_samples"] == 24
+
+
+def test_copies_count_once(sweep, run_with_captures):
+    captures = run_with_captures / "checkpoints"
+    shutil.copy(captures / "cycle-001.safetensors", captures / "cycle-004.safetensors")
+    found = sweep()
+    assert "cycle-004.safetensors: the same weights as" in found.err
+    assert "first 3" in found.out
+    assert "first 4" not in found.out
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(sweep, tmp_path):
+    assert "sweep.xyz" in sweep("--plot", tmp_path / "sweep.xyz", status=1).err
+    assert "no folder" in sweep("--results", tmp_path / "nowhere" / "r.jsonl", status=1).err
 
 
 def test_an_output_that_exists_is_refused_before_the_work(sweep, tmp_path):

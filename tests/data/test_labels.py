@@ -72,7 +72,7 @@ def test_as_many_folders_as_unnamed_outputs_are_in_sorted_order():
         (("ant", "cow"), own(2, ("ant", "bee")), "1 of 2 class folders .* the first is 'cow'"),
         (("n01440764", "n99999999"), IMAGENET, "the first is 'n99999999'"),
         (("cat", "dog"), IMAGENET, "not among ImageNet-1k's WordNet ids or class indices"),
-        (("0", "1000"), IMAGENET, "the first is '0'"),
+        (("0", "1000"), IMAGENET, "the first is '1000'"),
         (("1", "01"), IMAGENET, "the first is '1'"),
         (("a", "b"), own(3), "has 2 class folders, but the model has 3 outputs"),
         (("²", "a"), own(3), "has 2 class folders"),

@@ -18,7 +18,7 @@ from swa_tools.data import (
     statistics_loader,
     training_loader,
 )
-from swa_tools.data.workers import default_workers
+from swa_tools.data.workers import Decoder, DecodingPool, Task, default_workers
 from swa_tools.errors import DataError
 
 CPU = torch.device("cpu")
@@ -323,10 +323,22 @@ def test_worker_that_dies_is_an_error_and_the_loader_can_start_again(images, pre
     next(batches)
     for process in multiprocessing.active_children():
         process.kill()
-    with pytest.raises(DataError, match="a process that loads images has died.*--workers") as error:
+    with pytest.raises(DataError, match="that loads images has failed.*--workers") as error:
         list(batches)
     assert "\n" not in str(error.value)
     assert len(list(loader.epoch(0))) == 12
+
+
+class NoRoom(Decoder):
+    def __getitem__(self, task):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+
+def test_full_shared_memory_is_one_line(images):
+    pool = DecodingPool(NoRoom(images.open, None), workers=1, pin_memory=False)
+    with pytest.raises(DataError, match=r"RuntimeError: unable to .*\(28\).*/dev/shm") as error:
+        list(pool.decode([Task(0, np.arange(1), images.paths[:1])]))
+    assert "\n" not in str(error.value)
 
 
 def test_death_of_a_worker_is_not_raised_in_the_middle_of_something_else(images, preprocessing):

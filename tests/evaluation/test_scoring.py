@@ -158,7 +158,7 @@ def test_a_file_of_another_tool_is_scored_with_a_warning(built, folder, tmp_path
     options = {"model": MODEL, "image_size": SIZE}
     result = run([path], folder, **options)
     assert result.checkpoints[0].bn == "unknown"
-    assert "theirs.pth: written by another tool" in result.notices[0]
+    assert "theirs.pth: weights from another tool" in result.notices[0]
     beside_ours = save(built, tmp_path / "ours.safetensors", seed=1)
     assert len(run([path, beside_ours], folder).checkpoints) == 2
 

@@ -1,0 +1,23 @@
+"""Checkpoints that were named twice, or copied."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from swa_tools.cli.output import notice
+
+if TYPE_CHECKING:
+    from swa_tools.checkpoints import Checkpoint
+
+
+def without_duplicates(opened: "Sequence[Checkpoint]") -> "list[Checkpoint]":
+    """Return the checkpoints that do not hold the weights of an earlier one; name the others."""
+    from swa_tools.averaging import find_duplicates
+
+    duplicates = find_duplicates(opened)
+    for duplicate in duplicates:
+        notice(
+            f"{duplicate.checkpoint.path}: the same weights as {duplicate.original.path};"
+            " counted once"
+        )
+    repeated = {id(duplicate.checkpoint) for duplicate in duplicates}
+    return [checkpoint for checkpoint in opened if id(checkpoint) not in repeated]
