@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swa_tools.cli.computing import computing
 from swa_tools.cli.output import notice
 from swa_tools.cli.pictures import save_picture
 from swa_tools.cli.run_progress import watch_run
@@ -82,7 +83,6 @@ def run_demo(output: Path, *, seed: int = 0, force: bool = False) -> DemoResult:
     Raises:
         SwaToolsError: scikit-learn is missing, or a stage fails.
     """
-    from swa_tools.distributed import distributed
     from swa_tools.training import finetune
 
     if output.exists() and any(output.iterdir()) and not force:
@@ -124,7 +124,7 @@ def run_demo(output: Path, *, seed: int = 0, force: bool = False) -> DemoResult:
         schedule=ScheduleOptions(lr_max=LR_MAX, lr_min=LR_MIN),
         validate_every="6steps",  # for the picture: accuracy inside the cycles, as in Figure 2
     )
-    with distributed("cpu") as context, _one_thread():
+    with computing("cpu") as context, _one_thread():
         for title, options in (
             (f"1. conventional SGD, stopped at {START_EPOCHS} of {BUDGET_EPOCHS} epochs", start),
             (f"2. the control: the other {SWA_EPOCHS} epochs", sgd),

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import click
 
+from swa_tools.cli.computing import computing
 from swa_tools.cli.options import (
     checkpoints_argument,
     data_options,
@@ -76,12 +77,11 @@ def command(
     exact test against the best of them, on the same images: above 0.05, take them for equal.
     """
     from swa_tools.checkpoints import find_checkpoints
-    from swa_tools.distributed import distributed
     from swa_tools.evaluation import evaluate_checkpoints
 
     paths = find_checkpoints(checkpoints)
     check_results(results)
-    with distributed(given["device"]) as context, contextlib.ExitStack() as stack:
+    with computing(given["device"]) as context, contextlib.ExitStack() as stack:
         images = open_split(split, given)
         on_batch = None
         if context.is_main:

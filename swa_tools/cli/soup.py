@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from swa_tools.cli.computing import computing
 from swa_tools.cli.options import (
     checkpoints_argument,
     data_options,
@@ -91,14 +92,13 @@ def command(
     """
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.data import hold_out
-    from swa_tools.distributed import distributed
     from swa_tools.selection import greedy_soup
 
     if split == "val" and held_out is not None:
         raise click.UsageError("--held-out is a part of the training images: leave --split val out")
     paths = find_checkpoints(checkpoints)
     check_results(results)
-    with distributed(given["device"]) as context:
+    with computing(given["device"]) as context:
         train = open_split("train", given)
         if split == "val":
             chosen_by = open_split("val", given)

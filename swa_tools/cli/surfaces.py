@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from swa_tools.cli.computing import computing
 from swa_tools.cli.options import (
     PATH,
     Decorator,
@@ -206,7 +207,7 @@ def _measure(
     measure: "Callable[[Survey], None]",
 ) -> bool:
     """Write the numbers; return whether this is the process that draws them."""
-    from swa_tools.distributed import amp_dtype, distributed
+    from swa_tools.distributed import amp_dtype
     from swa_tools.landscape.surface import SurfaceOptions
     from swa_tools.landscape.survey import Listener, Survey
 
@@ -214,7 +215,7 @@ def _measure(
         *("train_samples", "val_samples", "bn_samples", "augment", "seed", "batch_size"),
         *("workers", "skip_bad_images", "channels_last", "cache_images"),
     )
-    with distributed(given["device"]) as context, contextlib.ExitStack() as stack:
+    with computing(given["device"]) as context, contextlib.ExitStack() as stack:
         options = SurfaceOptions(
             **{name: given[name] for name in names},
             **model_choice(given),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from swa_tools.cli.computing import computing
 from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.options import (
     PATH,
@@ -88,7 +89,6 @@ def command(
     """
     from swa_tools.averaging import open_all
     from swa_tools.checkpoints import check_output, find_checkpoints
-    from swa_tools.distributed import distributed
     from swa_tools.report import picture_format
     from swa_tools.selection import sweep
 
@@ -101,7 +101,7 @@ def command(
             check_output(output, force=force)
     with open_all(paths, entry=given["entry"]) as opened:
         paths = [checkpoint.path for checkpoint in without_duplicates(opened)]
-    with distributed(given["device"]) as context:
+    with computing(given["device"]) as context:
         points = sweep(
             paths,
             train=open_split("train", given),

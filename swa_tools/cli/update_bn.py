@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from swa_tools.cli.computing import computing
 from swa_tools.cli.options import (
     PATH,
     data_options,
@@ -46,9 +47,8 @@ def command(*, checkpoint: Path, output: Path, force: bool, as_json: bool, **giv
     --estimator sample-weighted --augment --train-mode.
     """
     from swa_tools.batchnorm import update_checkpoint
-    from swa_tools.distributed import distributed
 
-    with distributed(given["device"]) as context, contextlib.ExitStack() as stack:
+    with computing(given["device"]) as context, contextlib.ExitStack() as stack:
         images = open_split("train", given)
         options = take_bn_options(given, device=context.device)
         on_batch = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swa_tools.cli.computing import computing
 from swa_tools.cli.output import notice, print_json, print_table, progress
 from swa_tools.cli.passes import open_split, take_bn_options, take_evaluation_options
 from swa_tools.cli.results import check_results, common_run, recording
@@ -43,11 +44,10 @@ def average_recompute_evaluate(
         weighting: As in `average_checkpoints`.
         include_init: The same.
     """
-    from swa_tools.distributed import distributed
     from swa_tools.selection import average_and_score
 
     check_results(results)
-    with distributed(given["device"]) as context:
+    with computing(given["device"]) as context:
         train, val = open_split("train", given), open_split("val", given)
         evaluation = take_evaluation_options(given, device=context.device)
         scored = average_and_score(
