@@ -59,6 +59,8 @@ def test_data_set_of_torchvision_is_read_by_name(tmp_path, monkeypatch, preproce
 def test_data_set_of_hugging_face_is_read_by_name(
     image_folder, tmp_path, monkeypatch, preprocessing
 ):
+    # What it needs in turn may not go with an old NumPy.
+    pytest.importorskip("datasets", exc_type=ImportError)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     images = open_dataset(f"hfds/{image_folder}", split="val", root=tmp_path)
     expected = open_images(image_folder / "val")
