@@ -56,12 +56,9 @@ def test_data_set_of_torchvision_is_read_by_name(tmp_path, monkeypatch, preproce
     assert pixels.shape == (6, 3, 32, 32)
 
 
-def test_data_set_of_hugging_face_is_read_by_name(
-    image_folder, tmp_path, monkeypatch, preprocessing
-):
+def test_data_set_of_hugging_face_is_read_by_name(image_folder, tmp_path, preprocessing):
     # What it needs in turn may not go with an old NumPy.
     pytest.importorskip("datasets", exc_type=ImportError)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     images = open_dataset(f"hfds/{image_folder}", split="val", root=tmp_path)
     expected = open_images(image_folder / "val")
     assert images.classes == expected.classes
@@ -76,7 +73,7 @@ def test_data_set_of_hugging_face_is_read_by_name(
     [
         ("torch/cifar10", "cannot open the data set 'torch/cifar10': Dataset not found"),
         ("torch/nothing", "Unknown torchvision dataset nothing"),
-        ("hfds/nothing", "cannot open the data set 'hfds/nothing'"),
+        ("hfds//nothing/here", "cannot open the data set 'hfds//nothing/here'"),
     ],
 )
 def test_data_set_that_cannot_be_opened_is_one_line(tmp_path, name, message):
