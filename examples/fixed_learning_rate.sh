@@ -6,11 +6,12 @@
 #   PRESET=appendix examples/fixed_learning_rate.sh OUT DATA MODEL     rate 0.1, from 200 (A.2)
 #
 # Further words are options of every run. It ends in OUT/report/index.html, where the line of
-# `late` is the running average; conventional training with the same number of epochs
-# stands beside it. Ended early, the same command goes on where it stopped.
+# `late` is the running average, from the epoch on where `early` ended; conventional training with
+# the same number of epochs in all stands beside it. Ended early, the same command goes on where it
+# stopped.
 set -euo pipefail
 
-out=$1
+out=${1:?usage: [PRESET=paper] examples/fixed_learning_rate.sh OUT [DATA MODEL] [options]}
 mkdir -p "$out"
 
 case ${PRESET:-demo} in
@@ -27,8 +28,8 @@ demo)
     average_from=44
     ;;
 paper | appendix)
-    data=$2
-    model=$3
+    data=${2:?with PRESET: examples/fixed_learning_rate.sh OUT DATA MODEL [options]}
+    model=${3:?with PRESET: examples/fixed_learning_rate.sh OUT DATA MODEL [options]}
     shift 3
     common=(--batch-size 128 --weight-decay 5e-4)
     epochs=300

@@ -11,8 +11,8 @@
 # one independent report there is has 76.78 for ten epochs of plain fine-tuning at 1e-4.
 set -euo pipefail
 
-data=$1
-runs=$2
+data=${1:?usage: examples/imagenet_resnet50.sh IMAGENET RUNS [options of finetune]}
+runs=${2:?usage: examples/imagenet_resnet50.sh IMAGENET RUNS [options of finetune]}
 shift 2
 model=${MODEL:-torchvision/resnet50:IMAGENET1K_V1}
 n_gpus=${N_GPUS:-$(nvidia-smi --list-gpus | wc -l)}

@@ -12,7 +12,7 @@
 # constant rates hardly explore, and cyclic rates converge faster than constant ones.
 set -euo pipefail
 
-out=$1
+out=${1:?usage: [PRESET=paper] examples/schedules.sh OUT [DATA MODEL] [options]}
 mkdir -p "$out"
 
 case ${PRESET:-demo} in
@@ -30,8 +30,8 @@ demo)
     rates=(1e-1 5e-2 1e-2 1e-3)
     ;;
 paper)
-    data=$2
-    model=$3
+    data=${2:?with PRESET=paper: examples/schedules.sh OUT DATA MODEL [options]}
+    model=${3:?with PRESET=paper: examples/schedules.sh OUT DATA MODEL [options]}
     shift 3
     start=$out/start
     common=(--batch-size 128 --weight-decay 3e-4)

@@ -16,8 +16,8 @@
 #SBATCH --signal=USR1@120
 set -euo pipefail
 
-data=$1
-run=$2
+data=${1:?usage: sbatch -d singleton examples/slurm.sh IMAGENET RUN [options of finetune]}
+run=${2:?usage: sbatch -d singleton examples/slurm.sh IMAGENET RUN [options of finetune]}
 shift 2
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 

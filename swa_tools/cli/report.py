@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from swa_tools.cli.options import PATH, force_option
-from swa_tools.cli.output import print_table
+from swa_tools.cli.output import notice, print_table
 from swa_tools.cli.pictures import picture_options, save_picture
 from swa_tools.errors import OutputError
 
@@ -50,6 +50,8 @@ def command(
     if text == (output is not None):
         raise click.UsageError("Give either -o DIR for a page or --text for tables.")
     loaded = load_runs(runs)
+    for line in (line for one in loaded for line in one.notices):
+        notice(line)
     if output is None:
         _print(loaded)
         return
@@ -86,15 +88,20 @@ def _write(
     from swa_tools.report.page import render_page
 
     first, sections = overview(runs), [run_section(run, runs) for run in runs]
+    folders = [output, *(output / one.title.replace("/", "-") for one in sections)]
+    if len(runs) == 1:
+        folders = [output, output]
+    files = {
+        folder / f"{name}{suffix}": picture
+        for folder, section in zip(folders, (first, *sections), strict=True)
+        for name, picture in section.pictures.items()
+        for suffix in SUFFIXES
+    }
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{output}: cannot make this folder: {error.strerror}") from error
-    pictures = dict(first.pictures)
-    for section in sections:
-        prefix = "" if len(runs) == 1 else section.title.replace("/", "-") + "-"
-        pictures |= {f"{prefix}{name}": picture for name, picture in section.pictures.items()}
-    files = {output / f"{name}{suffix}": p for name, p in pictures.items() for suffix in SUFFIXES}
+        raise OutputError(f"{error.filename}: cannot make this folder: {error.strerror}") from error
     for file in (output / PAGE, *files):
         check_output(file, force=force)
     names = ", ".join(run.name for run in runs)

@@ -1,33 +1,39 @@
 """Test error over the epochs of several runs (Figure 6), and what their averages reach."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from swa_tools.report.groups import replicates
 from swa_tools.report.picture import Picture
-from swa_tools.report.run_figure import RunCurves, run_curves
-from swa_tools.report.runs import RunData, replicates
-from swa_tools.report.style import (
-    MARKER_SIZES,
-    MARKERS,
-    RUN_LINES,
-    RUN_MARKERS,
-    Theme,
-    figure_legend,
-)
+from swa_tools.report.run_figure import RunCurves, run_curves, short_name, whole_epochs
+from swa_tools.report.runs import RunData
+from swa_tools.report.style import MARKERS, RUN_LINES, RUN_MARKERS, Theme, figure_legend
+from swa_tools.report.tables import group_name, last_top1s
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
+STAR = 10.0
+
+MOST_MARKERS = 20
+"""On one line: more run into one another."""
+
+MOST_TOLD = 4
+"""Of more kinds of run the sentence tells the lowest and the highest."""
+
+
 def comparison_picture(runs: Sequence[RunData]) -> Picture:
     """Return the picture of several runs; of runs that differ in the seed alone, mean ± deviation.
 
-    Stars are averages. Where a run kept a running average, its line is that, and the weights under
-    training stand behind it in a thin one.
+    Stars are averages, hollow where they are the end of a line. Where a run kept a running
+    average, its line is that, and the weights under training stand behind it in a thin one. A run
+    that continues another one begins at the epoch where that one ended.
 
     Args:
         runs: The runs, with their records.
@@ -36,7 +42,11 @@ def comparison_picture(runs: Sequence[RunData]) -> Picture:
 
     def draw(figure: "Figure", theme: Theme) -> None:
         axes = figure.add_subplot()
-        highest = [_draw_group(axes, group, number, theme) for number, group in enumerate(groups)]
+        colors = group_colors(groups, theme)
+        highest = [
+            _draw_group(axes, group, number, color=colors[number], paper=theme.paper)
+            for number, group in enumerate(groups)
+        ]
         known = [value for value in highest if value is not None]
         if known:
             _keep_in_view(axes, max(known))
@@ -46,6 +56,7 @@ def comparison_picture(runs: Sequence[RunData]) -> Picture:
         axes.set_xlabel("epoch")
         axes.set_ylabel("test error, %")
         axes.margins(x=0.05)
+        whole_epochs(axes, [run.n_epochs or 0.0 for run in runs])
         figure_legend(figure, axes)
 
     return Picture(
@@ -57,12 +68,32 @@ def comparison_picture(runs: Sequence[RunData]) -> Picture:
     )
 
 
-def _draw_group(axes: "Axes", group: list[RunData], number: int, theme: Theme) -> float | None:
+def group_colors(groups: Sequence[Sequence[RunData]], theme: Theme) -> list[str]:
+    """Return a colour for each group: SGD's for conventional training, SWA's for averages.
+
+    Each of the two goes to the first of its kind, in whatever order the kinds come.
+    """
+    others = itertools.cycle((*theme.others, theme.muted))
+    taken, colors = set(), []
+    for group in groups:
+        color = None
+        if any(run.n_captures == 1 for run in group):
+            color = theme.sgd
+        elif last_top1s(group, "average"):
+            color = theme.swa
+        colors.append(next(others) if color is None or color in taken else color)
+        taken.add(color)
+    return colors
+
+
+def _draw_group(
+    axes: "Axes", group: list[RunData], number: int, *, color: str, paper: str
+) -> float | None:
     """Draw one kind of run; return the highest error of its main line."""
-    color = theme.runs[number % len(theme.runs)]
     curves = [run_curves(run.records) for run in group]
-    weights = _errors([_with_start(curve) for curve in curves])
-    averages = _errors([dict(curve.averages) for curve in curves])
+    shifts = [run.epochs_before or 0.0 for run in group]
+    weights = _errors([_with_start(curve) for curve in curves], shifts)
+    averages = _errors([dict(curve.averages) for curve in curves], shifts)
     main = averages or weights
     if averages and weights:
         axes.plot(weights.epochs, weights.mean, color=color, linewidth=0.8, alpha=0.45, zorder=2)
@@ -74,14 +105,16 @@ def _draw_group(axes: "Axes", group: list[RunData], number: int, theme: Theme) -
             linestyle=RUN_LINES[number % len(RUN_LINES)],
             marker=RUN_MARKERS[number % len(RUN_MARKERS)],
             markersize=4,
+            markevery=-(-len(main.epochs) // MOST_MARKERS),
             linewidth=1.6,
-            label=_label(group),
+            label=short_name(group_name(group)),
             zorder=3,
         )
         low, high = main.mean - main.deviation, main.mean + main.deviation
         axes.fill_between(main.epochs, low, high, color=color, alpha=0.16, linewidth=0)
     longest = weights or averages
-    _draw_averages(axes, group, longest.epochs[-1] if longest else 0.0, color)
+    end = longest.epochs[-1] if longest else max(shifts)
+    _draw_average(axes, group, (end, averages), color=color, paper=paper)
     return float(main.mean.max()) if main else None
 
 
@@ -94,8 +127,17 @@ class _Errors:
     deviation: np.ndarray
 
 
-def _errors(points: Sequence[Mapping[float, float]]) -> _Errors | None:
-    """Return the errors of runs from their top-1 by epoch; None if they share no epoch."""
+def _errors(top1s: Sequence[Mapping[float, float]], shifts: Sequence[float]) -> _Errors | None:
+    """Return the errors of runs from their top-1 by epoch; None if they share no epoch.
+
+    Args:
+        top1s: Of each run by its own epochs.
+        shifts: Epochs before each run.
+    """
+    points = [
+        {shift + epoch: top1 for epoch, top1 in one.items()}
+        for one, shift in zip(top1s, shifts, strict=True)
+    ]
     epochs = sorted(set.intersection(*(set(one) for one in points)))
     if not epochs:
         return None
@@ -118,18 +160,30 @@ def _keep_in_view(axes: "Axes", highest: float) -> None:
         axes.set_ylim(low, low + 1.6 * (highest - low))
 
 
-def _draw_averages(axes: "Axes", group: list[RunData], epoch: float, color: str) -> None:
-    found = [score.record.top1 for run in group if (score := run.last("average")) is not None]
-    errors = [100 - top1 for top1 in found if top1 is not None]
+def _draw_average(
+    axes: "Axes",
+    group: list[RunData],
+    line: tuple[float, _Errors | None],
+    *,
+    color: str,
+    paper: str,
+) -> None:
+    """Draw what averages reached, at the epoch where the runs end; hollow at the end of a line."""
+    errors = [100 - top1 for top1 in last_top1s(group, "average").values()]
     if not errors:
         return
+    epoch, running = line
+    mean = float(np.mean(errors))
+    is_its_end = running is not None and abs(running.mean[-1] - mean) < 1e-9
     axes.errorbar(
         [epoch],
-        [np.mean(errors)],
+        [mean],
         yerr=[np.std(errors, ddof=1)] if len(errors) > 1 else None,
         color=color,
         marker=MARKERS["average"],
-        markersize=MARKER_SIZES["average"],
+        markersize=STAR,
+        markerfacecolor=paper if is_its_end else color,
+        markeredgewidth=1.2 if is_its_end else 0.0,
         capsize=3,
         linestyle="none",
         clip_on=False,
@@ -137,20 +191,15 @@ def _draw_averages(axes: "Axes", group: list[RunData], epoch: float, color: str)
     )
 
 
-def _label(group: list[RunData]) -> str:
-    return group[0].name if len(group) == 1 else f"{group[0].name} ({len(group)} seeds)"
-
-
 def _message(groups: list[list[RunData]]) -> str:
     parts = []
     for group in groups:
-        for kind in ("average", "checkpoint"):
-            scores = [run.last(kind) for run in group]
-            found = [one.record.top1 for one in scores if one is not None]
-            errors = [100 - top1 for top1 in found if top1 is not None]
-            if errors:
-                what = "the average" if kind == "average" else "the last checkpoint"
-                parts.append(f"{what} of {_label(group)} {np.mean(errors):.2f} %")
-                break
-    ends = f" Test error at the end: {'; '.join(parts)}." if parts else ""
-    return f"Test error over the epochs of {len(groups)} kinds of run.{ends}"
+        average, checkpoint = last_top1s(group, "average"), last_top1s(group, "checkpoint")
+        if average or checkpoint:
+            what = "the average" if average else "the last checkpoint"
+            error = 100 - float(np.mean(list((average or checkpoint).values())))
+            parts.append((error, f"{what} of {group_name(group)} {error:.2f} %"))
+    text = f"Test error over the epochs of {len(groups)} kinds of run."
+    if len(parts) > MOST_TOLD:
+        return f"{text} At the end the lowest is {min(parts)[1]}, the highest {max(parts)[1]}."
+    return f"{text} At the end: {'; '.join(part for _, part in parts)}." if parts else text

@@ -1,20 +1,20 @@
 """What a report says: for each run its table, its pictures, what it was, and its commands."""
 
+import collections
 import dataclasses
-import json
+import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import numpy as np
-
-from swa_tools.errors import SwaToolsError
+from swa_tools.report.attachments import Attachments, read_attachments
 from swa_tools.report.comparison_figure import comparison_picture
+from swa_tools.report.facts import facts
 from swa_tools.report.line_figures import ray_picture, segment_picture
 from swa_tools.report.number_tables import tables_of
+from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.plane_figure import plane_picture
 from swa_tools.report.run_figure import run_picture
-from swa_tools.report.runs import RunData, replicates, windows_of
+from swa_tools.report.runs import RunData, kind_of, windows_of
 from swa_tools.report.score_figures import (
     bn_ablation_picture,
     reliability_picture,
@@ -23,8 +23,8 @@ from swa_tools.report.score_figures import (
 from swa_tools.report.tables import (
     MOST_CAPTURES,
     Table,
+    comparison_summary,
     comparison_table,
-    facts,
     provenance_table,
     score_table,
     summary,
@@ -39,14 +39,8 @@ PICTURES = {
 }
 """By the kind of the numbers."""
 
-ABLATION_FILE = "bn-ablation.json"
-"""Top-1 by estimator over images (`curves`) and without a recompute (`baselines`)."""
-
-LOGITS_PATTERNS = ("*.logits.safetensors", "*/*.logits.safetensors")
-"""Where `evaluate --save-logits` may have written, below the run."""
-
-MOST_RELIABILITIES = 4
-"""More lines than these cannot be told apart."""
+BUILT_IN = ("run", "sweep", "bn-ablation", "reliability")
+"""Names of pictures that no file's picture may take."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +81,9 @@ def overview(runs: Sequence[RunData]) -> Section:
     """Return what stands before the runs: where there are several, their comparison."""
     if len(runs) == 1:
         return Section(title="Overview")
-    alone = [group[0] for group in replicates(runs) if len(group) == 1]
     return Section(
         title="Comparison",
-        lead=tuple(f"{run.name}: {summary(run, runs)}" for run in alone if run.n_captures != 1),
+        lead=(comparison_summary(runs),),
         tables=(comparison_table(runs),),
         pictures={"comparison": comparison_picture(runs)},
     )
@@ -103,7 +96,7 @@ def run_section(run: RunData, runs: Sequence[RunData]) -> RunSection:
         run: The run.
         runs: All runs of the report.
     """
-    table = score_table(run, runs)
+    table, attachments = score_table(run, runs), read_attachments(run.path)
     n_captures = sum(score.kind == "checkpoint" for score in run.scores())
     more = []
     if n_captures > MOST_CAPTURES:
@@ -115,43 +108,71 @@ def run_section(run: RunData, runs: Sequence[RunData]) -> RunSection:
         lead=(summary(run, runs),),
         tables=(table,) if table.rows else (),
         more_tables=tuple(more),
-        pictures=pictures_of(run),
-        picture_tables={one.path.stem: tables_of(one) for one in run.numbers},
+        pictures=pictures_of(run, attachments),
+        picture_tables={name: tables_of(one) for name, one in numbers_by_name(run).items()},
         facts=tuple(facts(run)),
-        commands=tuple(commands_of(run)),
+        commands=tuple(commands_of(run, attachments)),
     )
 
 
-def pictures_of(run: RunData) -> dict[str, Picture]:
+def pictures_of(run: RunData, attachments: Attachments) -> dict[str, Picture]:
     """Return all pictures that there are data for, by the name of a file."""
     pictures = {"run": run_picture(run.records)}
-    for numbers in run.numbers:
+    kinds = collections.Counter(numbers.kind for numbers in run.numbers)
+    for name, numbers in numbers_by_name(run).items():
         if numbers.kind in PICTURES:
-            pictures[numbers.path.stem] = PICTURES[numbers.kind](numbers)
+            picture = PICTURES[numbers.kind](numbers)
+            if kinds[numbers.kind] > 1:
+                title = f"{picture.title}: {numbers.path.relative_to(run.path)}"
+                picture = dataclasses.replace(picture, title=title)
+            pictures[name] = picture
     windows = windows_of(run)
     if windows:
         pictures["sweep"] = sweep_picture(windows)
-    ablation = run.path / ABLATION_FILE
-    if ablation.exists():
-        pictures["bn-ablation"] = bn_ablation_picture(*read_ablation(ablation))
-    logits = read_logits(run.path)
-    if logits:
-        pictures["reliability"] = reliability_picture(logits)
+    ablation = attachments.ablation
+    if ablation is not None:
+        pictures["bn-ablation"] = bn_ablation_picture(ablation.curves, ablation.baselines)
+    if attachments.logits:
+        pairs = {name: (one.logits, one.targets) for name, one in attachments.logits.items()}
+        pictures["reliability"] = reliability_picture(pairs)
     return pictures
 
 
-def commands_of(run: RunData) -> list[tuple[str, str]]:
-    """Return how the run and each number of its table were made; a command stands once."""
-    commands: dict[str, list[str]] = {}
-    command = run.description.get("command")
-    if isinstance(command, str):
-        commands.setdefault(command, []).append("the run, its start and captures")
-    for score in run.scores():
-        if score.record.command:
-            commands.setdefault(score.record.command, []).append(score.name)
+def numbers_by_name(run: RunData) -> dict[str, Numbers]:
+    """Return a run's measurements by names that no two pictures of it share.
+
+    The name is the file's below the run, with its kind or a number behind it where another picture
+    has that name; capitals make no difference, as on many disks.
+    """
+    named: dict[str, Numbers] = {}
+    taken = {name.casefold() for name in BUILT_IN}
     for numbers in run.numbers:
-        if isinstance(numbers.description.get("command"), str):
-            commands.setdefault(numbers.description["command"], []).append(numbers.path.name)
+        stem = "-".join(numbers.path.relative_to(run.path).with_suffix("").parts)
+        further = (f"{stem}-{numbers.kind}-{i}" for i in itertools.count(2))
+        candidates = itertools.chain((stem, f"{stem}-{numbers.kind}"), further)
+        name = next(name for name in candidates if name.casefold() not in taken)
+        taken.add(name.casefold())
+        named[name] = numbers
+    return named
+
+
+def commands_of(run: RunData, attachments: Attachments) -> list[tuple[str, str]]:
+    """Return how the run and each of its numbers were made; a command stands once."""
+    made: list[tuple[str | None, str]] = [
+        (run.description.get("command"), "the run, its start and captures"),
+        *((score.record.command, score.name) for score in run.scores()),
+        *((record.command, "sweep") for record in run.records if kind_of(record) == "sweep"),
+        *((n.description.get("command"), str(n.path.relative_to(run.path))) for n in run.numbers),
+    ]
+    if attachments.ablation is not None:
+        made.append((attachments.ablation.command, "BatchNorm recompute"))
+    made += [(one.command, f"logits of {name}") for name, one in attachments.logits.items()]
+    commands: dict[str, list[str]] = {}
+    for command, what in made:
+        if isinstance(command, str) and command:
+            names = commands.setdefault(command, [])
+            if what not in names:
+                names.append(what)
     return [(_listed(names), command) for command, names in commands.items()]
 
 
@@ -159,51 +180,3 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) > 3:
         return f"{names[0]} … {names[-1]} ({len(names)} lines)"
     return ", ".join(names)
-
-
-def read_ablation(
-    path: Path,
-) -> tuple[dict[str, list[tuple[float, float]]], dict[str, float]]:
-    """Return (images, top-1) by estimator, and top-1 by name without a recompute.
-
-    Raises:
-        SwaToolsError: The file is broken.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        curves = {
-            str(name): [(float(images), float(top1)) for images, top1 in points]
-            for name, points in document["curves"].items()
-            if points
-        }
-        baselines = {str(name): float(top1) for name, top1 in document["baselines"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SwaToolsError(f"{path}: cannot read this ablation: {error}") from error
-    return curves, baselines
-
-
-def read_logits(folder: Path) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-    """Return logits and labels that `evaluate --save-logits` left in a run, the newest few.
-
-    Raises:
-        SwaToolsError: A file is broken.
-    """
-    files = {path for pattern in LOGITS_PATTERNS for path in folder.glob(pattern)}
-    newest = sorted(files, key=lambda path: (path.stat().st_mtime, path.name))[-MOST_RELIABILITIES:]
-    found = {}
-    for path in sorted(newest):
-        # The name ends in a digest of what the logits depend on.
-        name = path.name.removesuffix(".logits.safetensors").rpartition("-")[0]
-        found[name] = _read_tensors(path)
-    return found
-
-
-def _read_tensors(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(path)
-        return tensors["logits"], tensors["targets"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise SwaToolsError(f"{path}: cannot read these logits: {error}") from error

@@ -1,5 +1,6 @@
 """The numbers behind the pictures of the loss surface, as tables."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -77,10 +78,11 @@ def segment_table(numbers: Numbers) -> Table:
     """Return where loss and error are lowest on a segment, and how they rise."""
     width = numbers.description["width"]
     low, high = width["shift_interval"]
+    ends = (float(numbers.arrays["position"][0]), float(numbers.arrays["position"][-1]))
     rows = [
         ["distance between the two", f"{numbers.description['distance']:.4g}"],
-        ["train loss with L2 term is lowest at", f"{width['train_minimum']:.4g}"],
-        ["test error is lowest at", f"{width['test_minimum']:.4g}"],
+        ["train loss with L2 term is lowest at", _minimum(width["train_minimum"], ends=ends)],
+        ["test error is lowest at", _minimum(width["test_minimum"], ends=ends)],
         ["shift of the test error's minimum", f"{width['shift']:.4g}"],
         ["its 95 % interval over the images", f"{low:.4g} to {high:.4g}"],
     ]
@@ -95,6 +97,14 @@ def segment_table(numbers: Numbers) -> Table:
         rows,
         f"0 at the average, positive toward the other checkpoint. {_images(numbers)}",
     )
+
+
+def _minimum(position: float, *, ends: tuple[float, float]) -> str:
+    """Return where the lowest value was measured, and whether a lower one may lie beyond."""
+    text = f"{position:.4g}"
+    if not any(math.isclose(position, end, rel_tol=1e-9) for end in ends):
+        return text
+    return f"{text}, the end of the measured range: it may lie beyond"
 
 
 def trajectory_table(numbers: Numbers) -> Table:
@@ -131,6 +141,13 @@ EXPLORATION = {
 }
 
 
+SQUARES = {
+    "squared_to_mean": "squared distance to the mean; expected (1 − 1/n)·trΣ",
+    "squared_step": "squared distance of neighbours; expected 2·trΣ",
+}
+"""In the units of the parameters; the first holds for any points, since trΣ is estimated so."""
+
+
 def exploration_table(numbers: Numbers) -> Table:
     """Return measured against expected: does the run explore, or is it still descending?"""
     found = numbers.description["exploration"]
@@ -138,7 +155,15 @@ def exploration_table(numbers: Numbers) -> Table:
         [title, *(_number(found[name][key], digits=3) for key in EXPECTED)]
         for name, title in EXPLORATION.items()
     ]
-    return _table(["section 3.6", *EXPECTED.values()], rows, verdict(found["neighbour_distance"]))
+    for name, title in SQUARES.items():
+        square = numbers.description.get(name)
+        if square is not None:
+            rows.append([title, *(_number(square.get(key), digits=None) for key in EXPECTED)])
+    caption = verdict(found["neighbour_distance"])
+    trace = numbers.description.get("trace")
+    if trace is not None:
+        caption += f" trΣ of the captures is {trace:.4g}."
+    return _table(["section 3.6", *EXPECTED.values()], rows, caption)
 
 
 def verdict(found: Mapping[str, float | None]) -> str:
@@ -174,6 +199,9 @@ def _images(numbers: Numbers) -> str:
     text += " training images"
     if "bn" in images:
         text += f", BatchNorm recomputed on {images['bn']['n_samples']:,} at every point"
+    elif numbers.description.get("has_batchnorm") and numbers.description.get("bn_samples") == 0:
+        text += "; BatchNorm was NOT recomputed (--bn-samples 0), so that the numbers are wrong for"
+        text += " this network"
     return f"{text}."
 
 
@@ -190,7 +218,9 @@ def _interval(found: Mapping[str, Any]) -> str:
 
 def _reached(width: Mapping[str, Any], *, n_rays: int) -> str:
     if width["interval"] is not None:
-        return _interval(width)
+        low, high = width["interval"]
+        # A distance is not negative, whatever a symmetric interval says.
+        return f"{max(0.0, low):.4g} to {high:.4g}"
     return f"reached on {width['n_reached']} of {n_rays}"
 
 

@@ -14,6 +14,7 @@ def _variables(theme: Theme) -> str:
         "line": theme.grid,
         "swa": theme.swa,
         "sgd": theme.sgd,
+        "shade": f"{theme.muted}60",
     }
     return "".join(f"--{name}:{color};" for name, color in pairs.items())
 
@@ -41,15 +42,18 @@ a:focus-visible,[tabindex]:focus-visible,summary:focus-visible{outline:3px solid
 .skip:focus{position:static}
 nav ul{list-style:none;display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;margin:.8rem 0;padding:0}
 nav a{display:inline-block;padding:.35rem 0}
-.scroll{overflow-x:auto;margin:.6rem 0}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.93rem}
+.scroll{overflow-x:auto;margin:.6rem 0;background:
+  linear-gradient(to left,var(--paper) 40%,transparent) right top/3rem calc(100% + 4px)
+  no-repeat local,
+  linear-gradient(to left,var(--shade),transparent) right/1rem 100% no-repeat scroll}
+table{width:max-content;border-collapse:separate;border-spacing:0;
+  font-variant-numeric:tabular-nums;font-size:.93rem}
 th,td{padding:.3rem .8rem;text-align:right;white-space:nowrap;
   border-bottom:1px solid var(--line)}
-th:first-child,td:first-child{padding-left:.1rem}
+th:first-child{padding-left:.1rem;position:sticky;left:0;z-index:1;background:var(--paper)}
 thead th{border-bottom:2px solid var(--muted);font-weight:600}
 tbody th{font-weight:400}
 th:first-child,.text{text-align:left}
-td.text{white-space:normal;min-width:11rem}
 tr.average>*{font-weight:700;color:var(--swa)}
 tr.control>*{color:var(--sgd)}
 tr.start>*{font-style:italic}
@@ -63,6 +67,8 @@ figcaption{max-width:44rem;margin-top:.4rem}
 pre{white-space:pre-wrap;font:.85rem/1.5 ui-monospace,monospace;margin:.3rem 0 1rem;
   padding:.6rem .8rem;border:1px solid var(--line);border-radius:4px}
 summary{cursor:pointer;padding:.4rem 0}
+@media(max-width:NARROWpx){th,td{padding:.3rem .45rem}
+  th:first-child{white-space:normal;max-width:8.5rem}}
 @media print{nav,.skip{display:none}details>*{display:block}figure{break-inside:avoid}}
-"""
+""".replace("NARROW", str(NARROW_PIXELS))
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,9 @@ class Picture:
         from matplotlib.figure import Figure
 
         colors = THEMES[theme]
-        with mpl.rc_context():
+        with mpl.rc_context(), warnings.catch_warnings():
+            # A size too small for its text is drawn all the same, as well as can be.
+            warnings.filterwarnings("ignore", message="constrained_layout not applied")
             mpl.rcdefaults()
             mpl.rcParams.update(matplotlib_settings(colors))
             figure = Figure(figsize=(width, height), layout="constrained")

@@ -1,26 +1,25 @@
 """Contours of train loss and test error on the plane through three checkpoints (Figures 1, 3)."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from swa_tools.report.contours import contour_levels, digits_of, label_levels
 from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, figure_legend, marker_style, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.contour import ContourSet
     from matplotlib.figure import Figure
 
-N_LEVELS = 8
-HIGHEST = 0.97
-"""The highest level stands at this quantile of the grid."""
-
-WIDTH, NARROW_WIDTH, PANEL_WIDTH, MAX_HEIGHT = 7.6, 4.0, 2.8, 12.0
+WIDTH, NARROW_WIDTH, PANEL_WIDTH, MIN_PANEL_HEIGHT, MAX_HEIGHT = 7.6, 4.0, 2.8, 1.6, 12.0
 """Of the picture, on a wide and a narrow screen, and of the surface in one panel, in inches."""
 
 START_NAME = "start.safetensors"
+
+STALE = "BatchNorm not recomputed"
 
 
 def plane_picture(numbers: Numbers) -> Picture:
@@ -28,95 +27,73 @@ def plane_picture(numbers: Numbers) -> Picture:
 
     def draw(figure: "Figure", theme: Theme) -> None:
         left, right = panels(figure, 2, sharex=True, sharey=True)
+        lines = []
         for axes, name, title in (
             (left, "train_objective", "Train loss with L2 term, nats"),
             (right, "test_error", "Test error, %"),
         ):
-            _draw_surface(figure, axes, numbers.arrays, name, theme)
+            lines.append(_draw_surface(figure, axes, numbers, name, theme))
             _draw_checkpoints(axes, numbers, theme)
             axes.set_title(title)
             axes.label_outer()
             axes.set_xlabel("distance along u")
             axes.set_ylabel("distance along v")
         figure_legend(figure, left, entry_inches=2.4)
+        warn_if_stale(figure, numbers.description)
+        if any(found is not None for found in lines):
+            figure.draw_without_rendering()  # so that places are known
+        for found in lines:
+            if found is not None:
+                label_levels(*found, obstacles=_obstacles(numbers.arrays))
 
     return Picture(
-        title="Plane through three checkpoints",
-        message=_message(numbers),
-        size=(WIDTH, _height(numbers.arrays, n_rows=1)),
-        narrow_size=(NARROW_WIDTH, _height(numbers.arrays, n_rows=2)),
+        title=title_of("Plane through three checkpoints", numbers.description),
+        message=_message(numbers) + stale_sentence(numbers.description),
+        size=(WIDTH, _height(numbers, n_rows=1)),
+        narrow_size=(NARROW_WIDTH, _height(numbers, n_rows=2)),
         draw=draw,
     )
 
 
-def _height(arrays: dict[str, np.ndarray], *, n_rows: int) -> float:
+def _height(numbers: Numbers, *, n_rows: int) -> float:
     """Return the height in inches at which panels with equal axes fill the width."""
-    x, y = arrays["x"], arrays["y"]
-    ratio = float((y[-1] - y[0]) / (x[-1] - x[0]))
-    return min(MAX_HEIGHT, n_rows * (PANEL_WIDTH * ratio + 0.75) + 0.2 + 0.3 * n_rows)
-
-
-def contour_levels(values: np.ndarray) -> np.ndarray:
-    """Return levels at 1, 2, 5, 10, 20, … units above the lowest value, rounded down.
-
-    A bowl's rings so lie at nearly even ratios, and the surroundings of its minimum are seen, too.
-    """
-    known = values[np.isfinite(values)]
-    low, high = float(known.min()), float(np.quantile(known, HIGHEST))
-    span = max(high - low, 1e-6 * max(abs(low), 1))
-    top = math.floor(math.log10(span))
-    steps = [m * 10.0**e for e in range(top - N_LEVELS, top + 1) for m in (1, 2, 5)]
-    chosen = [step for step in steps if step <= span][-N_LEVELS:]
-    unit = chosen[0]
-    base = math.floor(low / unit) * unit
-    if base + unit <= low:  # rounding: low is a multiple of the unit, or next to one
-        base += unit
-    return base + np.array(chosen)
+    x, y = numbers.arrays["x"], numbers.arrays["y"]
+    note = 0.25 if is_stale(numbers.description) else 0.0
+    panel = max(MIN_PANEL_HEIGHT, PANEL_WIDTH * float((y[-1] - y[0]) / (x[-1] - x[0])))
+    return min(MAX_HEIGHT, n_rows * (panel + 0.75) + 0.2 + 0.3 * n_rows + note)
 
 
 def _draw_surface(
-    figure: "Figure", axes: "Axes", arrays: dict[str, np.ndarray], name: str, theme: Theme
-) -> None:
+    figure: "Figure", axes: "Axes", numbers: Numbers, name: str, theme: Theme
+) -> "tuple[ContourSet, ContourSet] | None":
+    """Draw a surface with its colour bar; return its lines and areas if there are lines."""
     from matplotlib.colors import BoundaryNorm
 
-    values = np.ma.masked_invalid(arrays[name])
-    levels = contour_levels(arrays[name])
-    room = 1e-6 * (levels[-1] - levels[0])
-    edges = [values.min() - room, *levels, max(values.max(), levels[-1]) + room]
-    filled = axes.contourf(
-        arrays["x"],
-        arrays["y"],
-        values,
-        levels=edges,
-        cmap="cividis_r",
-        norm=BoundaryNorm(edges, 256),
-    )
-    inside = levels[levels < values.max()]
-    if len(inside):
-        lines = axes.contour(
-            arrays["x"], arrays["y"], values, levels=inside, colors="#1b1f24", linewidths=0.6
-        )
-        _label_levels(axes, lines, filled, digits=_digits(levels))
+    x, y, values = (numbers.arrays[key] for key in ("x", "y", name))
     axes.set_aspect("equal")
     axes.grid(visible=False)
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(y[0], y[-1])
+    unit = 100 / numbers.description["images"]["val"]["n_samples"] if name == "test_error" else 0.0
+    levels = contour_levels(values, unit=unit)
+    if not len(levels):
+        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color=theme.muted)
+        return None
+    values = np.ma.masked_invalid(values)
+    room = 1e-6 * (levels[-1] - levels[0])
+    edges = [values.min() - room, *levels, max(values.max(), levels[-1]) + room]
+    norm = BoundaryNorm(edges, 256)
+    filled = axes.contourf(x, y, values, levels=edges, cmap="cividis_r", norm=norm)
     bar = figure.colorbar(filled, ax=axes, ticks=levels, shrink=0.85, pad=0.02, spacing="uniform")
-    bar.ax.set_yticklabels([f"{level:.{_digits(levels)}f}" for level in levels])
+    bar.ax.set_yticklabels([f"{level:.{digits_of(levels)}f}" for level in levels])
     bar.ax.tick_params(length=0, labelsize=7.5, labelcolor=theme.ink)
+    bar.minorticks_off()
     bar.outline.set_visible(False)
-
-
-def _label_levels(axes: "Axes", lines: Any, filled: Any, *, digits: int) -> None:
-    """Write every other level on its line, light on dark and dark on light."""
-    for text in axes.clabel(lines, lines.levels[1::2], fmt=f"%.{digits}f", fontsize=7):
-        red, green, blue, _ = filled.cmap(filled.norm(float(text.get_text())))
-        is_light = 0.3 * red + 0.6 * green + 0.1 * blue > 0.45
-        text.set_color("#1b1f24" if is_light else "#ffffff")
-
-
-def _digits(levels: np.ndarray) -> int:
-    """Return the decimals that tell the two lowest levels apart."""
-    step = float(np.min(np.diff(levels)))
-    return min(6, max(0, -math.floor(math.log10(step) + 1e-9)))
+    inside = levels[levels < values.max()]
+    if not len(inside):
+        return None
+    lines = axes.contour(x, y, values, levels=inside, colors="#1b1f24", linewidths=0.6)
+    return lines, filled
 
 
 def _draw_checkpoints(axes: "Axes", numbers: Numbers, theme: Theme) -> None:
@@ -129,6 +106,13 @@ def _draw_checkpoints(axes: "Axes", numbers: Numbers, theme: Theme) -> None:
         _annotate(axes, letter, x, y)
     for kind in ("checkpoint", "start", "average"):
         _draw_kind(axes, kind, projected, named["projected"], theme)
+
+
+def _obstacles(arrays: dict[str, np.ndarray]) -> list[tuple[float, float, float]]:
+    """Return where markers and the letters beside some of them are, for labels to stay clear of."""
+    corners = arrays["checkpoint_xy"].tolist()
+    markers = [*corners, *arrays["projected_xyd"][:, :2].tolist()]
+    return [*((x, y, 0.0) for x, y in markers), *((x, y, 9.0) for x, y in corners)]
 
 
 def _draw_kind(
@@ -189,15 +173,68 @@ def short_name(name: str) -> str:
     return name.removesuffix(".safetensors")
 
 
+def is_stale(description: dict[str, Any]) -> bool:
+    """Whether a network with BatchNorm was scored without recomputing its statistics."""
+    return bool(description.get("has_batchnorm")) and description.get("bn_samples") == 0
+
+
+def title_of(title: str, description: dict[str, Any]) -> str:
+    """Return a title that says so if BatchNorm statistics are stale."""
+    return f"{title}, {STALE}" if is_stale(description) else title
+
+
+def stale_sentence(description: dict[str, Any]) -> str:
+    """Return what is wrong with a picture if BatchNorm statistics are stale, or nothing."""
+    if not is_stale(description):
+        return ""
+    return (
+        f" {STALE}: the picture is wrong for this network, whose statistics fit no other weights."
+    )
+
+
+def warn_if_stale(figure: "Figure", description: dict[str, Any]) -> None:
+    """Write below a figure that it is wrong if BatchNorm statistics are stale."""
+    if is_stale(description):
+        text = f"{STALE}: wrong for this network"
+        figure.supxlabel(text, fontsize=9, fontweight="bold", x=0.01, ha="left")
+
+
 def _message(numbers: Numbers) -> str:
     arrays = numbers.arrays
     names = [short_name(one["name"]) for one in numbers.description["checkpoints"]]
     errors = arrays["checkpoint_test_error"]
+    scores = [
+        f"{name} ({error:.2f} % test error)" if np.isfinite(error) else name
+        for name, error in zip(names, errors, strict=True)
+    ]
     text = (
-        f"Contours of train loss and test error on the plane through {names[0]}, {names[1]} and"
-        f" {names[2]}, whose test errors are {errors[0]:.2f}, {errors[1]:.2f} and"
-        f" {errors[2]:.2f} %; the lowest test error on the grid is"
-        f" {np.nanmin(arrays['test_error']):.2f} %"
+        "Contours of train loss and test error on the plane through"
+        f" {scores[0]}, {scores[1]} and {scores[2]}"
     )
-    row, column = np.unravel_index(np.nanargmin(arrays["test_error"]), arrays["test_error"].shape)
-    return f"{text}, at ({arrays['x'][column]:.3g}, {arrays['y'][row]:.3g})."
+    grid = np.where(np.isfinite(arrays["test_error"]), arrays["test_error"], np.nan)
+    if np.isnan(grid).all():
+        return f"{text}; the test error is not a number at any of the {grid.size} points."
+    row, column = np.unravel_index(np.nanargmin(grid), grid.shape)
+    lowest = np.array([arrays["x"][column], arrays["y"][row]])
+    return (
+        f"{text}; the lowest on the grid is {grid[row, column]:.2f} %, at ({lowest[0]:.3g},"
+        f" {lowest[1]:.3g}).{_where_average(numbers, grid, lowest)}"
+    )
+
+
+def _where_average(numbers: Numbers, grid: np.ndarray, lowest: np.ndarray) -> str:
+    """Say where the average lies beside the lowest error, if there is one average."""
+    arrays, description = numbers.arrays, numbers.description
+    known = [*description["checkpoints"], *description["projected"]]
+    places = [*arrays["checkpoint_xy"], *arrays["projected_xyd"][:, :2]]
+    found = [xy for one, xy in zip(known, places, strict=True) if kind_of(one) == "average"]
+    if len(found) != 1:
+        return ""
+    x, y = (float(number) for number in found[0])
+    row, column = (int(np.argmin(np.abs(arrays[k] - at))) for k, at in (("y", y), ("x", x)))
+    apart = float(np.hypot(*(found[0] - lowest)))
+    text = f" The average lies at ({x:.3g}, {y:.3g}) of the plane, {apart:.3g} from there"
+    above = grid[row, column] - np.nanmin(grid)
+    if np.isnan(above):
+        return f"{text}."
+    return f"{text}; the grid point nearest to it is {above:.2f} points above the lowest."

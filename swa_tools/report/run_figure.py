@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from swa_tools.records import Record
 from swa_tools.report.picture import Picture
-from swa_tools.report.runs import kind_of
+from swa_tools.report.runs import counts, kind_of, newest, score_name
 from swa_tools.report.style import Theme, figure_legend, marker_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+LONGEST_NAME = 20
+"""Longer names are cut in a legend; the text has them whole."""
 
 JUMP = 0.5
 """A change of the learning rate between two records, as a part of its range, that is a jump."""
@@ -31,8 +34,9 @@ class RunCurves:
         averages: Accuracy of averages that know their epoch, as a run with a running average
             records them.
         ema: Accuracy of the exponential moving average.
-        average: Accuracy of the last average with BatchNorm in order; None without one.
-        ensemble: Accuracy of the ensemble; None without one.
+        average: Accuracy of the newest average with BatchNorm in order; None without one.
+        average_name: What that is called, for people.
+        ensemble: Accuracy of the newest ensemble; None without one.
     """
 
     lr: tuple[tuple[float, float], ...]
@@ -44,6 +48,7 @@ class RunCurves:
     averages: tuple[tuple[float, float], ...]
     ema: tuple[tuple[float, float], ...]
     average: float | None
+    average_name: str
     ensemble: float | None
 
 
@@ -53,20 +58,21 @@ def run_curves(records: Iterable[Record]) -> RunCurves:
     Args:
         records: Of `metrics.jsonl`, then of `results.jsonl`.
     """
+    records = tuple(records)
     lr: dict[float, float] = {}
     cycles: dict[int, float] = {}
     scores: dict[str, dict[float, float]] = {}
     capture_lrs: dict[float, float] = {}
-    last: dict[str, float] = {}
+    start: float | None = None
     for record in records:
         if record.epoch is not None and record.lr is not None and record.kind in (None, *_TRAINED):
             lr[record.epoch] = record.lr
             if record.cycle is not None:
                 cycles[record.cycle] = max(record.epoch, cycles.get(record.cycle, 0.0))
-        if record.top1 is None or record.split == "train" or record.bn == "stale":
+        if record.top1 is None or not counts(record):
             continue
         kind = kind_of(record) or "inside"
-        last[kind] = record.top1
+        start = record.top1 if kind == "start" else start
         epoch = 0.0 if kind == "start" else record.epoch
         if epoch is not None:
             scores.setdefault(kind, {})[epoch] = record.top1
@@ -74,17 +80,19 @@ def run_curves(records: Iterable[Record]) -> RunCurves:
                 capture_lrs[epoch] = lr[epoch]
     trained = {e: v for kind in ("inside", *_TRAINED) for e, v in scores.get(kind, {}).items()}
     averages = _points(scores.get("average", {}))
+    average, ensemble = newest(records, "average"), newest(records, "ensemble")
     return RunCurves(
         lr=_points(lr),
         cycle_ends=tuple(sorted(cycles.values())[:-1]),
         top1=_points(trained),
         captures=_points(scores.get("checkpoint", {})),
         capture_lrs=_points(capture_lrs),
-        start=last.get("start"),
+        start=start,
         averages=averages if len(averages) > 1 else (),
         ema=_points(scores.get("ema", {})),
-        average=last.get("average"),
-        ensemble=last.get("ensemble"),
+        average=None if average is None else average.top1,
+        average_name="average" if average is None else score_name(average, "average"),
+        ensemble=None if ensemble is None else ensemble.top1,
     )
 
 
@@ -182,10 +190,26 @@ def _draw_accuracy(axes: "Axes", curves: RunCurves, theme: Theme) -> None:
         dashes = (0, (1.5, 2)) if kind == "ensemble" else (0, (5, 2))
         axes.axhline(value, color=theme.of_kind(kind), linestyle=dashes, linewidth=1, zorder=1)
         style = marker_style(kind, theme) | {"linestyle": "none"}
-        axes.plot(end, value, **style, label=f"{kind}, {value:.2f} %", clip_on=False, zorder=5)
+        name = short_name(curves.average_name) if kind == "average" else kind
+        axes.plot(end, value, **style, label=f"{name}, {value:.2f} %", clip_on=False, zorder=5)
     axes.set_xlabel("epoch")
+    whole_epochs(axes, [epoch for epoch, _ in curves.captures] or [end])
     axes.set_ylabel("top-1 accuracy, %")
     axes.margins(x=0.03, y=0.1)
+
+
+def whole_epochs(axes: "Axes", epochs: Iterable[float]) -> None:
+    """Put the ticks at whole epochs, if captures are taken there."""
+    from matplotlib.ticker import MaxNLocator
+
+    if all(epoch.is_integer() for epoch in epochs):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def short_name(name: str) -> str:
+    """Return a name for a legend: of a long one its beginning and its end."""
+    half = (LONGEST_NAME - 1) // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half - 1 :]}"
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -196,14 +220,15 @@ def _message(curves: RunCurves) -> str:
     parts = []
     if curves.captures:
         values = [value for _, value in curves.captures]
-        parts.append(
-            f"validation top-1 at the {len(values)} captures lies between"
-            f" {min(values):.2f} and {max(values):.2f} %"
-        )
+        where, value = "the only capture is", f"{values[0]:.2f} %"
+        if len(values) > 1:
+            where = f"the {len(values)} captures lies between"
+            value = f"{min(values):.2f} and {max(values):.2f} %"
+        parts.append(f"validation top-1 at {where} {value}")
     if curves.start is not None:
         parts.append(f"the start is at {curves.start:.2f} %")
     if curves.average is not None:
-        parts.append(f"the average is at {curves.average:.2f} %")
+        parts.append(f"the {curves.average_name} is at {curves.average:.2f} %")
     if curves.ensemble is not None:
         parts.append(f"the ensemble is at {curves.ensemble:.2f} %")
     if not parts:

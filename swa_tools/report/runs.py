@@ -1,7 +1,6 @@
 """What a run directory has to say: what it was, its records, its measurements."""
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -10,19 +9,22 @@ from typing import Any
 
 from swa_tools.errors import SwaToolsError
 from swa_tools.records import Record, read_records
+from swa_tools.report.description import (
+    DESCRIPTION_FILE,
+    METRICS_FILE,
+    START_FILE,
+    Earlier,
+    earlier_of,
+    read_description,
+    start_digest,
+)
 from swa_tools.report.numbers import Numbers, read_numbers
 
-START_FILE = "start.safetensors"
-
-RECORD_FILES = ("metrics.jsonl", "results.jsonl")
+RECORD_FILES = (METRICS_FILE, "results.jsonl")
 """In this order: of two scores of one thing the later one counts."""
 
-NOT_THE_EXPERIMENT = frozenset(
-    {"device", "workers", "log_every", "resume_every", "validate_every", "compile", "channels_last"}
-)
-"""Options that change how a run is computed or watched, not what it is."""
-
-START_OPTIONS = frozenset({"checkpoint", "from_run"})
+COMBINED = frozenset({"average", "soup", "ensemble"})
+"""Kinds of which the newest score counts; of the others the last in the run."""
 
 _SWEPT = re.compile(r"(first|last)-(\d+)(?:\.safetensors)?")
 """Names of the running averages that a sweep scores."""
@@ -55,6 +57,8 @@ class RunData:
         description: `run.json`, empty where there is none.
         records: Of training, then of everything scored later.
         numbers: Measurements of the loss surface found in the folder.
+        earlier: The run that it continues; None if it continues none.
+        notices: What was found and left out, a line for each.
     """
 
     path: Path
@@ -62,6 +66,8 @@ class RunData:
     description: dict[str, Any]
     records: tuple[Record, ...]
     numbers: tuple[Numbers, ...]
+    earlier: Earlier | None
+    notices: tuple[str, ...]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -86,6 +92,27 @@ class RunData:
         found = self.plan.get("n_epochs")
         return float(found) if isinstance(found, int | float) else None
 
+    @property
+    def epochs_before(self) -> float | None:
+        """Length of what it continues; None where it is not known."""
+        return 0.0 if self.earlier is None else self.earlier.epochs_in_all
+
+    @property
+    def epochs_in_all(self) -> float | None:
+        """Length with that of what it continues; None where it is not known."""
+        before, own = self.epochs_before, self.n_epochs
+        return None if before is None or own is None else before + own
+
+    @property
+    def start_digest(self) -> str | None:
+        """Digest of the weights that it started from; None where it is not known."""
+        return start_digest(self.records)
+
+    @property
+    def origin(self) -> str | None:
+        """Digest of the weights that it, or the first of the runs it continues, started from."""
+        return self.start_digest if self.earlier is None else self.earlier.origin
+
     def scores(self) -> list[Score]:
         """Return the lines of its table: start, captures, EMA, averages, soups, ensemble."""
         latest: dict[tuple[Any, ...], Score] = {}
@@ -95,21 +122,51 @@ class RunData:
                 continue
             # One thing has one line, also where it was scored on its way and at the end again.
             key = (kind, record.checkpoint, record.bn == "stale", record.split, record.n_samples)
-            latest[key] = Score(name=_name(record, kind), kind=kind, record=record)
+            latest[key] = Score(name=score_name(record, kind), kind=kind, record=record)
         return sorted(latest.values(), key=_place)
 
     def last(self, kind: str) -> Score | None:
-        """Return the last line of a kind on validation images, BatchNorm in order; None if none."""
-        found = [
-            score
-            for score in self.scores()
-            if score.kind == kind and score.record.split != "train" and score.record.bn != "stale"
-        ]
+        """Return the score of a kind that counts; None if there is none.
+
+        Of averages, soups and ensembles it is the newest, of the others the last in the run; on
+        validation images, BatchNorm in order.
+        """
+        if kind in COMBINED:
+            record = newest(self.records, kind)
+            return (
+                None
+                if record is None
+                else Score(name=score_name(record, kind), kind=kind, record=record)
+            )
+        found = [score for score in self.scores() if score.kind == kind and counts(score.record)]
         return found[-1] if found else None
 
 
-def load_run(path: Path, *, name: str | None = None) -> RunData:
+def counts(record: Record) -> bool:
+    """Tell whether a record is a score on validation images, BatchNorm in order."""
+    return record.top1 is not None and record.split != "train" and record.bn != "stale"
+
+
+def newest(records: Iterable[Record], kind: str) -> Record | None:
+    """Return the newest score of a kind on validation images, BatchNorm in order; None if none.
+
+    Args:
+        records: In the order in which they were written.
+        kind: As `kind_of` says it.
+    """
+    found = [record for record in records if kind_of(record) == kind and counts(record)]
+    return found[-1] if found else None
+
+
+def load_run(path: Path, *, name: str | None = None, others: Sequence[Path] = ()) -> RunData:
     """Read a run directory: `run.json`, the records, and the `.npz` files in it.
+
+    An `.npz` that is not ours is left out with a notice.
+
+    Args:
+        path: The folder.
+        name: What it is called; the folder's name by default.
+        others: Folders among which may be the run that this one continues.
 
     Raises:
         SwaToolsError: There is nothing of a run in it, or a file is broken.
@@ -121,14 +178,29 @@ def load_run(path: Path, *, name: str | None = None) -> RunData:
         raise SwaToolsError(
             f"{path}: nothing to report: expected {' or '.join(RECORD_FILES)} in it"
         )
-    numbers = [*sorted(path.glob("*.npz")), *sorted(path.glob("landscape/*.npz"))]
+    description = read_description(path / DESCRIPTION_FILE)
+    records = tuple(record for file in files for record in read_records(file))
+    numbers, notices = _read_all_numbers(path)
     return RunData(
         path=path,
         name=name or path.resolve().name,
-        description=_read_description(path / "run.json"),
-        records=tuple(record for file in files for record in read_records(file)),
-        numbers=tuple(read_numbers(file) for file in numbers),
+        description=description,
+        records=records,
+        numbers=tuple(numbers),
+        earlier=earlier_of(path, description, start=start_digest(records), others=others),
+        notices=tuple(notices),
     )
+
+
+def _read_all_numbers(folder: Path) -> tuple[list[Numbers], list[str]]:
+    """Return the measurements in a folder, and what is to be said of the other `.npz` there."""
+    numbers, notices = [], []
+    for file in [*sorted(folder.glob("*.npz")), *sorted(folder.glob("landscape/*.npz"))]:
+        try:
+            numbers.append(read_numbers(file))
+        except SwaToolsError as error:
+            notices.append(f"left out of the report: {error}")
+    return numbers, notices
 
 
 def load_runs(paths: Sequence[Path]) -> list[RunData]:
@@ -145,7 +217,7 @@ def load_runs(paths: Sequence[Path]) -> list[RunData]:
     if len(set(names)) < len(names):
         folder = os.path.commonpath(real) if len(real) > 1 else "/"
         names = [os.path.relpath(path, folder) for path in real]
-    return [load_run(path, name=name) for path, name in zip(paths, names, strict=True)]
+    return [load_run(path, name=name, others=real) for path, name in zip(paths, names, strict=True)]
 
 
 def kind_of(record: Record) -> str | None:
@@ -173,68 +245,8 @@ def windows_of(run: RunData) -> dict[str, list[tuple[int, float, int]]]:
     return {name: [points[n] for n in sorted(points)] for name, points in windows.items()}
 
 
-def replicates(runs: Sequence[RunData]) -> list[list[RunData]]:
-    """Group runs that differ in nothing but the seed, in the order of their first.
-
-    Runs with different seeds may have different starting points: those, too, come from a seed.
-    """
-    groups: dict[str, list[RunData]] = {}
-    for run in runs:
-        groups.setdefault(_experiment(run, START_OPTIONS), []).append(run)
-    result = []
-    for group in groups.values():
-        seeds = [run.options.get("seed") for run in group]
-        if len(set(seeds)) == len(group):
-            result.append(group)
-        else:
-            result += [[run] for run in group]
-    return sorted(result, key=lambda group: runs.index(group[0]))
-
-
-def controls_of(run: RunData, runs: Iterable[RunData]) -> list[RunData]:
-    """Return the runs that one is compared with.
-
-    They take one checkpoint at their end, after as many epochs and from the same start.
-    """
-    if run.n_captures < 2:
-        return []
-    return [
-        other
-        for other in runs
-        if other.n_captures == 1
-        and other.n_epochs == run.n_epochs
-        and _start_digest(other) in (None, _start_digest(run))
-    ]
-
-
-def _start_digest(run: RunData) -> str | None:
-    start = run.last("start")
-    return None if start is None else start.record.digest
-
-
-def _experiment(run: RunData, left_out: frozenset[str]) -> str:
-    if not run.options:
-        return str(run.path.resolve())  # of an unknown run nothing can be said
-    left_out |= NOT_THE_EXPERIMENT | {"seed"}
-    return json.dumps(
-        {name: value for name, value in run.options.items() if name not in left_out},
-        sort_keys=True,
-    )
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise SwaToolsError(f"{path}: cannot read it: {error}") from error
-    if not isinstance(document, dict):
-        raise SwaToolsError(f"{path}: expected the description of a run, found something else")
-    return document
-
-
-def _name(record: Record, kind: str) -> str:
+def score_name(record: Record, kind: str) -> str:
+    """Return what a score is called, for people: `average swa (stale BatchNorm)`."""
     name = (record.checkpoint or kind).removesuffix(".safetensors")
     if kind in ("average", "soup", "ema") and name != kind:
         name = f"{kind} {name}"

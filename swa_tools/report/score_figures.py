@@ -1,7 +1,7 @@
 """Pictures of scores: windows of averages, images for BatchNorm, calibration."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,19 +35,13 @@ def sweep_picture(windows: Mapping[str, Window]) -> Picture:
             bands = np.array(
                 [top1_interval(a, int(m)) for a, m in zip(top1, n_samples, strict=True)]
             )
-            color = theme.runs[number % len(theme.runs)]
-            axes.fill_between(n, bands[:, 0], bands[:, 1], color=color, alpha=0.14, linewidth=0)
-            axes.plot(
-                n,
-                top1,
-                color=color,
-                marker=RUN_MARKERS[number % len(RUN_MARKERS)],
-                linestyle=RUN_LINES[number % len(RUN_LINES)],
-                markersize=5,
-                label=name,
-            )
+            style = _style(number, theme)
+            axes.plot(n, top1, **style, markersize=5, label=name, zorder=3)
+            axes.fill_between(n, bands[:, 0], bands[:, 1], color=style["color"], alpha=0.06)
+            for bound in bands.T:
+                axes.plot(n, bound, **style | {"marker": ""}, linewidth=0.7, alpha=0.8)
         axes.set_xlabel("captures in the average")
-        axes.set_ylabel("top-1 accuracy, %")
+        axes.set_ylabel("top-1 accuracy, % (95 % band)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure_legend(figure, axes)
 
@@ -57,7 +51,8 @@ def sweep_picture(windows: Mapping[str, Window]) -> Picture:
     ]
     return Picture(
         title="Top-1 of averages of n captures",
-        message=f"Top-1 of averages over the number of captures in them: {'; '.join(parts)}.",
+        message="Top-1 of averages over the number of captures in them, with 95 % bands:"
+        f" {'; '.join(parts)}.",
         size=(6.0, 3.4),
         narrow_size=(4.0, 3.2),
         draw=draw,
@@ -83,10 +78,11 @@ def bn_ablation_picture(
             axes.plot(
                 x,
                 y,
-                color=theme.runs[number % len(theme.runs)],
-                marker=RUN_MARKERS[number % len(RUN_MARKERS)],
-                linestyle=RUN_LINES[number % len(RUN_LINES)],
-                markersize=5,
+                **_style(number, theme),
+                # Hollow and one around the other: estimators that agree are all seen.
+                markersize=5 + 4.5 * number,
+                markerfacecolor="none",
+                markeredgewidth=1.3,
                 label=name,
             )
         for number, (name, top1) in enumerate(baselines.items()):
@@ -126,15 +122,22 @@ def reliability_picture(logits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> 
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
         above.plot([0, 100], [0, 100], color=theme.muted, linewidth=1, linestyle=(0, (5, 2)))
         for number, (name, (confidence, accuracy, share)) in enumerate(bins.items()):
-            style = {
-                "color": theme.runs[number % len(theme.runs)],
-                "linestyle": RUN_LINES[number % len(RUN_LINES)],
-                "marker": RUN_MARKERS[number % len(RUN_MARKERS)],
-                "markersize": 5,
-            }
+            style = _style(number, theme)
             label = f"{name}, ECE {calibration_error(confidence, accuracy, share):.2f} %"
-            above.plot(confidence, accuracy, **style, label=label)
-            below.plot(confidence, 100 * share, **style)
+            above.plot(confidence, accuracy, **style | {"marker": ""}, linewidth=0.8, alpha=0.6)
+            # A bin's marker has an area in proportion to its images, down to what can be seen.
+            above.scatter(
+                confidence,
+                accuracy,
+                s=np.maximum(3, 90 * share / share.max()),
+                color=style["color"],
+                marker=style["marker"],
+                linewidths=0,
+                clip_on=False,
+                zorder=3,
+            )
+            above.plot([], [], **style, markersize=5, label=label)
+            below.plot(confidence, 100 * share, **style, markersize=4, clip_on=False, zorder=3)
         above.set_ylabel("accuracy, %")
         above.set_ylim(0, 100)
         below.set_ylabel("images, %")
@@ -143,14 +146,33 @@ def reliability_picture(logits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> 
         below.set_xlim(0, 100)
         figure_legend(figure, above, entry_inches=2.4)
 
-    parts = [f"{name} {calibration_error(*values):.2f} %" for name, values in bins.items()]
+    parts = [
+        f"{name} {calibration_error(*values):.2f} %, {_sureness(*values)}"
+        for name, values in bins.items()
+    ]
     return Picture(
         title="Reliability",
-        message="Accuracy over confidence; on the diagonal a model is as sure as it is right."
-        f" Expected calibration error: {', '.join(parts)}.",
+        message="Accuracy over confidence; on the diagonal a model is as sure as it is right,"
+        f" larger markers are bins of more images. Expected calibration error: {'; '.join(parts)}.",
         size=(5.2, 4.6),
         narrow_size=(4.0, 4.4),
         draw=draw,
+    )
+
+
+def _style(number: int, theme: Theme) -> dict[str, Any]:
+    """Return the look of a series that is neither the average nor conventional training as such."""
+    return {
+        "color": theme.others[number % len(theme.others)],
+        "linestyle": RUN_LINES[number % len(RUN_LINES)],
+        "marker": RUN_MARKERS[number % len(RUN_MARKERS)],
+    }
+
+
+def _sureness(confidence: np.ndarray, accuracy: np.ndarray, share: np.ndarray) -> str:
+    excess = float(np.sum(share * (confidence - accuracy)))
+    return (
+        f"on the whole {abs(excess):.2f} points {'more' if excess > 0 else 'less'} sure than right"
     )
 
 

@@ -1,7 +1,8 @@
 """One look for all pictures: colours, line styles and markers that mean the same everywhere.
 
-The colours are Okabe and Ito's, which people with any colour vision tell apart; every series has a
-marker or a line style of its own besides, so that the pictures read in black and white, too.
+Blue and orange are near Okabe and Ito's; the others are chosen so that any two differ in lightness
+or hue for people with any colour vision, and every series has a marker or a line style of its own
+besides, so that the pictures read in black and white, too.
 """
 
 import dataclasses
@@ -42,6 +43,11 @@ class Theme:
     soup: str
     runs: tuple[str, ...]
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Colours of series that are neither an average nor conventional training, in order."""
+        return tuple(color for color in self.runs if color not in (self.swa, self.sgd))
+
     def of_kind(self, kind: str | None) -> str:
         """Return the colour of a record's kind."""
         colors = {
@@ -63,10 +69,10 @@ LIGHT = Theme(
     swa="#0072b2",
     sgd="#c4500a",
     checkpoint="#5c6570",
-    ensemble="#a8487f",
-    ema="#007a5a",
-    soup="#9a6a00",
-    runs=("#0072b2", "#c4500a", "#007a5a", "#a8487f", "#9a6a00", "#3a8ec4", "#1b1f24"),
+    ensemble="#7d1763",
+    ema="#106350",
+    soup="#544509",
+    runs=("#0072b2", "#c4500a", "#106350", "#8f3af2", "#544509", "#7d1763", "#1b1f24"),
 )
 
 DARK = Theme(
@@ -77,10 +83,10 @@ DARK = Theme(
     swa="#5ab4ec",
     sgd="#ff8f4a",
     checkpoint="#a3adb8",
-    ensemble="#e59cc6",
-    ema="#3ecfa0",
-    soup="#edb23c",
-    runs=("#5ab4ec", "#ff8f4a", "#3ecfa0", "#e59cc6", "#edb23c", "#9fd0f5", "#e8ecf0"),
+    ensemble="#d062ac",
+    ema="#70e2a2",
+    soup="#f6d245",
+    runs=("#5ab4ec", "#ff8f4a", "#70e2a2", "#956ef2", "#f6d245", "#d062ac", "#e8ecf0"),
 )
 
 THEMES: dict[ThemeName, Theme] = {"light": LIGHT, "dark": DARK}

@@ -4,10 +4,11 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
+from swa_tools.report.facts import describe_epochs, describe_schedule
+from swa_tools.report.groups import controls_of, replicates
 from swa_tools.report.intervals import top1_interval
-from swa_tools.report.runs import RunData, Score, controls_of, replicates
+from swa_tools.report.runs import RunData, Score, counts, kind_of
 
 MOST_CAPTURES = 20
 """Runs with more captures show the first, the best and the last."""
@@ -50,7 +51,7 @@ def score_table(run: RunData, runs: Sequence[RunData] = (), *, whole: bool = Fal
         scores = _shortened(scores)
     sizes = {score.record.n_samples for score in scores} - {None}
     return Table(
-        columns=("weights", "epoch", "top-1 %", "95 %", "top-5 %", "NLL", "ECE %", "images"),
+        columns=("weights", "top-1 %", "95 %", "epoch", "top-5 %", "NLL", "ECE %", "images"),
         rows=tuple(_cells(score) for score in scores),
         kinds=tuple(score.kind for score in scores),
         caption="Top-1 with the 95 % interval of each score by itself"
@@ -81,9 +82,9 @@ def _cells(score: Score) -> tuple[str, ...]:
         interval = f"{low:.2f} – {high:.2f}"
     return (
         score.name,
-        "" if record.epoch is None else f"{record.epoch:g}",
         _number(record.top1),
         interval,
+        "" if record.epoch is None else f"{record.epoch:g}",
         _number(record.top5),
         _number(record.nll, digits=4),
         _number(record.ece),
@@ -117,33 +118,46 @@ def comparison_table(runs: Sequence[RunData]) -> Table:
     kinds = [k for k in COMPARED if any(run.last(k) is not None for run in runs)]
     rows = []
     for group in replicates(runs):
-        first = group[0]
-        cells = [
-            first.name if len(group) == 1 else f"{first.name} + {len(group) - 1} more seeds",
-            "" if first.n_epochs is None else f"{first.n_epochs:g}",
-        ]
-        for kind in kinds:
-            found = [score.record.top1 for run in group if (score := run.last(kind)) is not None]
-            cells.append(mean_and_deviation([top1 for top1 in found if top1 is not None]))
-        rows.append((*cells, describe_schedule(first)))
+        scores = [mean_and_deviation(list(last_top1s(group, kind).values())) for kind in kinds]
+        rows.append(
+            (group_name(group), *scores, describe_epochs(group[0]), describe_schedule(group[0]))
+        )
+    caption = "Top-1 in percent; over several seeds mean ± standard deviation."
+    if any(run.earlier is not None for run in runs):
+        caption += " Epochs with those of the run that was continued (finetune --from)."
     return Table(
-        columns=("run", "epochs", *(COMPARED[kind] for kind in kinds), "schedule"),
+        columns=("run", *(COMPARED[kind] for kind in kinds), "epochs", "schedule"),
         rows=tuple(rows),
         kinds=("run",) * len(rows),
-        caption="Top-1 in percent; over several seeds mean ± standard deviation.",
+        caption=caption,
         text_columns=frozenset({"schedule"}),
     )
 
 
 COMPARED = {
-    "start": "start",
-    "checkpoint": "last capture",
-    "ema": "EMA",
     "average": "average",
+    "checkpoint": "last capture",
+    "start": "start",
+    "ema": "EMA",
     "soup": "soup",
     "ensemble": "ensemble",
 }
-"""Columns of the comparison by kind."""
+"""Columns of the comparison by kind; what a narrow screen shows without scrolling comes first."""
+
+
+def group_name(group: Sequence[RunData]) -> str:
+    """Return what runs that differ in the seed alone are called."""
+    return group[0].name if len(group) == 1 else f"{group[0].name} ({len(group)} seeds)"
+
+
+def last_top1s(runs: Sequence[RunData], kind: str) -> dict[str, float]:
+    """Return by name the top-1 of the runs' scores of a kind that count, where there is one."""
+    found = {run.name: run.last(kind) for run in runs}
+    return {
+        name: score.record.top1
+        for name, score in found.items()
+        if score is not None and score.record.top1 is not None
+    }
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
@@ -155,45 +169,58 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-def describe_schedule(run: RunData) -> str:
-    """Return the schedule in a few words: `sawtooth 0.05 → 0.0005, 10 cycles`."""
-    plan = run.plan
-    schedule = plan.get("schedule")
-    if not isinstance(schedule, dict):
-        return ""
-    highest, lowest = schedule.get("lr_max"), schedule.get("lr_min")
-    text = str(schedule.get("name", ""))
-    if highest is not None:
-        text += f" {highest:g}" + ("" if lowest is None else f" → {lowest:g}")
-    steps, per_epoch = schedule.get("cycle_steps"), plan.get("steps_per_epoch")
-    if steps and per_epoch:
-        epochs = steps / per_epoch
-        text += f", cycle {epochs:.3g} epoch{'s' if epochs != 1 else ''}"
-    return text
-
-
 def summary(run: RunData, runs: Sequence[RunData] = ()) -> str:
     """Say in a sentence or two what came out of a run, whichever way it went."""
-    average, start = run.last("average"), run.last("start")
-    if average is None or average.record.top1 is None:
-        last = run.last("checkpoint")
-        if last is None or last.record.top1 is None:
+    average, last = run.last("average"), run.last("checkpoint")
+    if average is None:
+        if last is None:
             return "Nothing was scored yet."
-        return f"The last checkpoint, {last.name}, has a top-1 of {last.record.top1:.2f} %."
-    top1 = average.record.top1
-    text = f"The {average.name} has a top-1 of {top1:.2f} %"
-    compared: list[tuple[str, float | None]] = []
-    if start is not None:
-        compared.append(("the start", start.record.top1))
-    last = run.last("checkpoint")
-    if last is not None:
-        compared.append(("the last capture", last.record.top1))
-    for control in controls_of(run, runs):
-        found = control.last("checkpoint")
-        if found is not None:
-            compared.append((f"the control {control.name}", found.record.top1))
-    parts = [_difference(top1 - other, what) for what, other in compared if other is not None]
+        return f"The last checkpoint, {last.name}, has a top-1 of {_number(last.record.top1)} %."
+    names = {r.checkpoint for r in run.records if kind_of(r) == "average" and counts(r)}
+    of_several = f" (the newest of {len(names)})" if len(names) > 1 else ""
+    text = f"The {average.name}{of_several} has a top-1 of {_number(average.record.top1)} %"
+    parts = [_difference(points, what) for what, (points,) in _compared([run], runs).items()]
     return f"{text}: {', '.join(parts)}." if parts else f"{text}."
+
+
+def comparison_summary(runs: Sequence[RunData]) -> str:
+    """Say in a sentence what the averages of several runs reached, or else their last captures."""
+    kind = "average" if any(run.last("average") is not None for run in runs) else "checkpoint"
+    groups = [group for group in replicates(runs) if last_top1s(group, kind)]
+    if not groups:
+        return "Nothing was scored yet."
+    if len(groups) == 1 and len(groups[0]) == 1:
+        return f"{groups[0][0].name}: {summary(groups[0][0], runs)}"
+    of_all = [run for group in groups for run in group if last_top1s([run], kind)]
+    what = "averages" if kind == "average" else "last captures"
+    if len(groups) == 1:
+        values = list(last_top1s(of_all, kind).values())
+        text = f"The {what} of {group_name(of_all)} have a top-1 of {mean_and_deviation(values)} %"
+    else:
+        means = [statistics.mean(last_top1s(group, kind).values()) for group in groups]
+        best = groups[means.index(max(means))]
+        text = f"The {what} of {len(groups)} kinds of run have a top-1 of {min(means):.2f} to"
+        text += f" {max(means):.2f} %, the highest that of {group_name(best)}"
+    parts = []
+    compared = _compared(of_all, runs) if kind == "average" else {}
+    for reference, differences in compared.items():
+        n_above = sum(round(points, 2) > 0 for points in differences)
+        parts.append(f"{n_above} of {len(differences)} are above {reference}")
+    return f"{text}; {', '.join(parts)}." if parts else f"{text}."
+
+
+def _compared(averaged: Sequence[RunData], runs: Sequence[RunData]) -> dict[str, list[float]]:
+    """Return how many points averages are above what they are compared with, by its name."""
+    found: dict[str, list[float]] = {}
+    for run in averaged:
+        top1 = last_top1s([run], "average")[run.name]
+        others = {"the start": (run, "start"), "the last capture": (run, "checkpoint")}
+        for control in controls_of(run, runs):
+            others[f"the control {control.name}"] = (control, "checkpoint")
+        for what, (other, kind) in others.items():
+            for value in last_top1s([other], kind).values():
+                found.setdefault(what, []).append(top1 - value)
+    return found
 
 
 def _difference(points: float, what: str) -> str:
@@ -204,53 +231,3 @@ def _difference(points: float, what: str) -> str:
 
 def _number(value: float | None, *, digits: int = 2) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def facts(run: RunData) -> list[tuple[str, str]]:
-    """Return what a run was, as pairs of a title and a text; only what is known."""
-    options, plan, hardware = run.options, run.plan, _part(run, "hardware")
-    versions = _part(run, "versions")
-    optimizer = [options.get("optimizer"), _named("momentum", options), _named("nesterov", options)]
-    known = {
-        "model": _part(run, "model").get("name"),
-        "start": options.get("from_run") or options.get("checkpoint") or _pretrained(options),
-        "images": options.get("data") or options.get("train_dir"),
-        "training images": _count(plan.get("n_images")),
-        "epochs": plan.get("n_epochs"),
-        "steps": _count(plan.get("n_steps")),
-        "batch": plan.get("batch_size"),
-        "schedule": describe_schedule(run),
-        "optimizer": ", ".join(str(part) for part in optimizer if part),
-        "weight decay": options.get("weight_decay"),
-        "seed": options.get("seed"),
-        "device": hardware.get("device"),
-        "processes": hardware.get("world_size"),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-    }
-    return [(title, _text(value)) for title, value in known.items() if value not in (None, "")]
-
-
-def _part(run: RunData, name: str) -> dict[str, Any]:
-    found = run.description.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _pretrained(options: dict[str, Any]) -> str | None:
-    if "pretrained" not in options:
-        return None
-    return "the library's weights" if options["pretrained"] else "random weights"
-
-
-def _named(name: str, options: dict[str, Any]) -> str | None:
-    value = options.get(name)
-    if value is True:
-        return name
-    return f"{name} {value:g}" if isinstance(value, float) else None
-
-
-def _count(value: Any) -> str | None:
-    return f"{value:,}" if isinstance(value, int) else None
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

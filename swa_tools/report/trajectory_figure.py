@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swa_tools.report.number_tables import verdict
 from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, panels
@@ -36,7 +37,8 @@ def _draw_lags(axes: "Axes", arrays: dict[str, np.ndarray], theme: Theme) -> Non
     measured = arrays["lag_profile"]
     n = len(measured) + 1
     k = np.arange(1, n)
-    axes.plot(k, measured, color=theme.swa, marker="o", linewidth=2, label="measured", zorder=3)
+    color = theme.others[0]
+    axes.plot(k, measured, color=color, marker="o", linewidth=2, label="measured", zorder=3)
     # Each has mean 1 over all pairs, as the measured one has.
     for label, expected, dashes in (
         ("independent samples", np.ones(n - 1), (0, (5, 2))),
@@ -45,7 +47,7 @@ def _draw_lags(axes: "Axes", arrays: dict[str, np.ndarray], theme: Theme) -> Non
     ):
         axes.plot(k, expected, color=theme.muted, linestyle=dashes, linewidth=1.2, label=label)
     axes.set_xlabel("captures apart")
-    axes.set_ylabel("mean squared distance / mean over all pairs")
+    axes.set_ylabel("squared distance / mean of all")
     axes.set_ylim(0, 1.15 * max(float(np.nanmax(measured)), 3 * (n - 1) / (n + 1), 1.0))
     axes.legend(loc="upper left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -57,8 +59,15 @@ def _draw_distances(axes: "Axes", arrays: dict[str, np.ndarray], theme: Theme) -
     captures = np.arange(1, len(arrays["norms"]) + 1)
     series = [
         ("to the start", captures, arrays["to_start"], theme.ink, "s", "-"),
-        ("step to the next", captures[:-1] + 0.5, arrays["steps"], theme.sgd, "^", (0, (5, 2))),
-        ("to the mean", captures, arrays["to_mean"], theme.swa, "o", "-"),
+        (
+            "step to the next",
+            captures[:-1] + 0.5,
+            arrays["steps"],
+            theme.others[1],
+            "^",
+            (0, (5, 2)),
+        ),
+        ("to the mean", captures, arrays["to_mean"], theme.others[0], "o", "-"),
     ]
     for label, x, y, color, marker, dashes in series:
         if len(y):
@@ -75,8 +84,8 @@ def _message(numbers: Numbers) -> str:
     arrays, found = numbers.arrays, numbers.description["exploration"]["neighbour_distance"]
     ratio = "not a number" if found["measured"] is None else f"{found['measured']:.2f}"
     return (
-        f"Path through {len(arrays['norms'])} captures: the squared distance between neighbours is"
-        f" {ratio} times that of independent samples, where a random walk would have"
-        f" {found['random_walk']:.2f} and straight motion {found['straight']:.2f}; captures are"
-        f" {np.mean(arrays['to_mean']):.3g} from their mean."
+        f"{verdict(found)} Path through {len(arrays['norms'])} captures: the squared distance"
+        f" between neighbours is {ratio} times that of independent samples, where a random walk"
+        f" would have {found['random_walk']:.2f} and straight motion {found['straight']:.2f};"
+        f" captures are {np.mean(arrays['to_mean']):.3g} from their mean."
     )

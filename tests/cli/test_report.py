@@ -76,7 +76,8 @@ def test_several_runs_are_compared(report, scored_run, tmp_path):
     status, _ = report(scored_run, other, "-o", tmp_path / "page")
     assert status == 0
     names = {path.name for path in (tmp_path / "page").iterdir()}
-    assert names >= {"comparison.png", "other-run.svg"}
+    assert names >= {"comparison.png", "other"}
+    assert (tmp_path / "page" / "other" / "run.svg").exists()
 
 
 def test_a_page_is_not_overwritten_without_force(report, scored_run, tmp_path):

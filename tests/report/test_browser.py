@@ -85,6 +85,43 @@ def test_wide_tables_scroll_by_themselves_on_a_phone(browser, full_page):
     assert any(scrolls)
 
 
+def test_a_phone_shows_the_average_and_its_interval_without_scrolling(browser, full_page):
+    browser.open(full_page, width=380)
+    right = browser.evaluate("""
+        [...document.querySelectorAll('.scroll')].filter(e => e.checkVisibility()).map(e =>
+            [...e.querySelectorAll('thead th')].map(
+                th => [th.textContent, th.getBoundingClientRect().right]))
+    """)
+    for table, column in ((right[0], "average"), (right[1], "95 %")):
+        assert dict(table)[column] <= 380
+
+
+def test_rows_of_a_phone_have_no_empty_lines(browser, full_page):
+    """Text that is scrolled to does not make rows high; only a long name does."""
+    browser.open(full_page, width=380)
+    heights = browser.evaluate("""
+        [...document.querySelectorAll('.scroll td')].filter(e => e.checkVisibility())
+            .map(e => e.getClientRects()[0].height - e.parentElement.firstChild.clientHeight)
+    """)
+    assert heights
+    assert max(heights) <= 2
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_names_of_rows_stay_when_a_table_is_scrolled(browser, full_page, width):
+    browser.open(full_page, width=width)
+    browser.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    moved = browser.evaluate("""
+        [...document.querySelectorAll('.scroll')].map(e => {
+            const name = e.querySelector('tbody th'), before = name.getBoundingClientRect().left;
+            e.scrollLeft = 10000;
+            return [e.scrollLeft, name.getBoundingClientRect().left - before];
+        })
+    """)
+    assert max(distance for distance, _ in moved) > (50 if width == 380 else 0)
+    assert all(abs(shift) < 1 for _, shift in moved)
+
+
 def test_accessibility_tree_names_images_and_regions(browser, full_page):
     browser.open(full_page, width=1400)
     browser.call("Accessibility.enable")

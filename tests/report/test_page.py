@@ -8,9 +8,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from swa_tools.cli import run as run_command
+from swa_tools.records import Record, append_records
+from swa_tools.report.attachments import read_attachments
 from swa_tools.report.contents import overview, run_section
 from swa_tools.report.page import render_page
-from swa_tools.report.runs import load_runs
+from swa_tools.report.runs import load_run, load_runs
 
 
 @pytest.fixture
@@ -103,6 +105,73 @@ def test_page_says_how_to_obtain_each_number(full_page):
         assert f"<code>{command}</code>" in full_page.read_text()
 
 
+def test_sweep_ablation_and_logits_come_with_their_commands(write_run, page_of):
+    folder = write_run("run", average=70.0)
+    swept = [
+        Record(
+            event="evaluation",
+            checkpoint=f"first-{n:03d}.safetensors",
+            kind="average",
+            split="val",
+            n_samples=1000,
+            top1=60.0 + n,
+            command="swa-tools sweep run --data images",
+        )
+        for n in (1, 2)
+    ]
+    append_records(folder / "results.jsonl", swept)
+    ablation = {
+        "curves": {"population": [[256, 60.0]]},
+        "baselines": {},
+        "command": "python bn_ablation.py run",
+    }
+    (folder / "bn-ablation.json").write_text(json.dumps(ablation))
+    tensors = {"logits": np.eye(4, dtype=np.float32), "targets": np.arange(4)}
+    command = "swa-tools evaluate run --save-logits run"
+    save_file(tensors, folder / "a-01.logits.safetensors", metadata={"command": command})
+    save_file(tensors, folder / "b-02.logits.safetensors")
+    page = page_of(folder)
+    for what, expected in (
+        ("sweep", "swa-tools sweep run --data images"),
+        ("BatchNorm recompute", "python bn_ablation.py run"),
+        ("logits of a", command),
+    ):
+        assert page.count(f"<h4>{what}</h4><pre><code>{expected}</code></pre>") == 1
+    assert "logits of b" not in page
+
+
+def test_logits_of_the_same_name_are_told_apart(write_run):
+    folder = write_run("run")
+    tensors = {"logits": np.eye(4, dtype=np.float32), "targets": np.arange(4)}
+    for name in ("swa-01", "swa-02", "cycle-003-03"):
+        save_file(tensors, folder / f"{name}.logits.safetensors")
+    assert list(read_attachments(folder).logits) == ["cycle-003", "swa-01", "swa-02"]
+
+
+def test_files_of_the_same_name_have_a_picture_each(write_run, write_surfaces):
+    folder = write_run("run")
+    (folder / "landscape").mkdir()
+    write_surfaces(folder)
+    write_surfaces(folder / "landscape")
+    (folder / "rays.npz").rename(folder / "run.npz")
+    (folder / "segment.npz").rename(folder / "Landscape-Plane.npz")
+    run = load_run(folder)
+    section = run_section(run, [run])
+    assert set(section.pictures) == {
+        "run",
+        "run-rays",
+        "plane",
+        "trajectory",
+        "Landscape-Plane",
+        *("landscape-plane-plane", "landscape-rays", "landscape-segment", "landscape-trajectory"),
+    }
+    assert set(section.picture_tables) == set(section.pictures) - {"run"}
+    titles = [picture.title for picture in section.pictures.values()]
+    assert len(set(titles)) == len(titles)
+    assert section.pictures["plane"].title.endswith(": plane.npz")
+    assert dict(section.commands)["plane.npz, landscape/plane.npz"] == "swa-tools plane"
+
+
 def test_what_others_called_their_files_is_text_and_not_markup(write_run, page_of):
     name = "<script>alert('&\"')<b>"
     page = page_of(write_run(name.replace("/", "")))
@@ -131,7 +200,7 @@ def test_logits_and_ablation_in_the_run_are_drawn(write_run, page_of):
     ablation = {"curves": {"population": [[256, 60.0], [1000, 62.0]]}, "baselines": {"stale": 50}}
     (folder / "bn-ablation.json").write_text(json.dumps(ablation))
     page = page_of(folder)
-    assert "Expected calibration error: swa 52.46 %." in page
+    assert "Expected calibration error: swa 52.46 %" in page
     assert "with the most images population 62.00 %" in page
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from swa_tools.records import Record
 from swa_tools.report.run_figure import run_curves, run_picture, with_jumps
+from swa_tools.report.style import LIGHT
 
 
 def step(number, lr, *, steps_per_epoch=10):
@@ -37,6 +38,15 @@ def test_curves_hold_what_the_records_say():
 def test_later_scores_replace_earlier_ones():
     again = score("checkpoint", 61.5, epoch=1.0, lr=0.01, checkpoint="cycle-001.safetensors")
     assert run_curves([*RUN, again]).captures == ((1.0, 61.5), (2.0, 62.0))
+
+
+def test_of_several_averages_the_newest_is_drawn_and_named():
+    older = score("average", 64.0, bn="updated", checkpoint="zz.safetensors")
+    newer = score("average", 63.0, bn="updated", checkpoint="a.safetensors")
+    swept = score("average", 10.0, bn="updated", checkpoint="last-02.safetensors")
+    curves = run_curves([*RUN, older, newer, swept])
+    assert (curves.average, curves.average_name) == (63.0, "average a")
+    assert "the average a is at 63.00 %" in run_picture([*RUN, older, newer]).message
 
 
 def test_averages_with_stale_statistics_and_training_scores_are_left_out():
@@ -92,6 +102,35 @@ def test_message_says_what_the_picture_shows():
     assert "between 61.00 and 62.00 %" in message
     assert "start is at 60.00 %" in message
     assert "average is at 63.25 %" in message
+
+
+def test_message_on_one_capture_has_no_range():
+    assert "at the only capture is 61.00 %" in run_picture(RUN[:5]).message
+
+
+def axes_of(picture):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=picture.size)
+    picture.draw(figure, LIGHT)
+    return figure.axes
+
+
+@pytest.mark.parametrize("n_epochs", [1, 2, 3, 5, 10, 300])
+def test_ticks_are_at_whole_epochs_where_the_captures_are(n_epochs):
+    captures = [score("checkpoint", 60.0 + i, epoch=float(i)) for i in range(1, n_epochs + 1)]
+    ticks = axes_of(run_picture(captures))[-1].get_xticks()
+    assert len(ticks)
+    assert all(tick == round(tick) for tick in ticks)
+
+
+def test_a_long_name_is_cut_in_the_legend_alone():
+    name = "an-average-with-a-long-name-indeed"
+    long = score("average", 63.0, bn="updated", checkpoint=f"{name}.safetensors")
+    picture = run_picture([*RUN, long])
+    _, labels = axes_of(picture)[-1].get_legend_handles_labels()
+    assert "average a…ame-indeed, 63.00 %" in labels
+    assert name in picture.message
 
 
 @pytest.mark.parametrize("records", [[], RUN[1:2], RUN[:1], RUN])

@@ -1,17 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 
 from swa_tools.errors import SwaToolsError
 from swa_tools.records import Record, append_records
-from swa_tools.report.runs import (
-    controls_of,
-    kind_of,
-    load_run,
-    load_runs,
-    replicates,
-    windows_of,
-)
+from swa_tools.report.run_figure import run_curves
+from swa_tools.report.runs import kind_of, load_run, load_runs, newest, windows_of
 
 
 def test_scores_stand_in_the_order_of_the_work(write_run):
@@ -95,38 +90,32 @@ def test_running_averages_are_windows_and_no_lines(write_run):
     assert not any("first" in score.name for score in run.scores())
 
 
-def test_runs_that_differ_in_the_seed_alone_belong_together(write_run):
-    folders = [
-        write_run("a0", seed=0, lr_max=0.1, workers=1),
-        write_run("b", seed=0, lr_max=0.2),
-        write_run("a1", seed=1, lr_max=0.1, workers=8),
-        write_run("a2", seed=2, lr_max=0.1, checkpoint="other-start.pth"),
-    ]
-    groups = replicates(load_runs(folders))
-    assert [[run.name for run in group] for group in groups] == [["a0", "a1", "a2"], ["b"]]
+def test_of_several_averages_the_newest_counts(write_run):
+    folder = write_run("run", average=70.0)
+    common = {"event": "evaluation", "kind": "average", "split": "val", "n_samples": 1000}
+    append_records(
+        folder / "results.jsonl",
+        [
+            Record(**common, checkpoint="a.safetensors", bn="updated", top1=66.0),
+            Record(**common, checkpoint="zz.safetensors", bn="stale", top1=10.0),
+            Record(**common, checkpoint="first-002.safetensors", bn="updated", top1=20.0),
+        ],
+    )
+    run = load_run(folder)
+    assert run.last("average").name == "average a"
+    assert run.last("average").record == newest(run.records, "average")
+    assert run_curves(run.records).average == 66.0
 
 
-def test_runs_of_one_seed_are_no_replicates(write_run):
-    folders = [write_run("a", seed=0, checkpoint="x"), write_run("b", seed=0, checkpoint="y")]
-    assert len(replicates(load_runs(folders))) == 2
-
-
-def test_runs_without_a_description_are_no_replicates(write_run):
-    folders = [write_run("a"), write_run("b")]
-    for folder in folders:
-        (folder / "run.json").unlink()
-    assert len(replicates(load_runs(folders))) == 2
-
-
-def test_a_control_has_one_capture_and_as_many_epochs(write_run):
-    folders = [
-        write_run("swa", n_cycles=4),
-        write_run("sgd", n_cycles=1, n_epochs=4),
-        write_run("short", n_cycles=1, n_epochs=2),
-    ]
-    swa, sgd, short = load_runs(folders)
-    assert controls_of(swa, [swa, sgd, short]) == [sgd]
-    assert controls_of(sgd, [swa, sgd, short]) == []
+def test_an_npz_of_another_tool_is_left_out_with_a_notice(write_run, write_surfaces):
+    folder = write_run("run")
+    write_surfaces(folder)
+    np.savez(folder / "theirs.npz", x=np.arange(3))
+    run = load_run(folder)
+    assert len(run.numbers) == 4
+    (notice,) = run.notices
+    assert notice.startswith("left out of the report")
+    assert "theirs.npz: expected the .npz of swa-tools" in notice
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_folders(write_run):

@@ -2,13 +2,14 @@ import statistics
 
 import pytest
 
+from swa_tools.records import Record, append_records
+from swa_tools.report.facts import describe_epochs, describe_schedule, facts
 from swa_tools.report.intervals import top1_interval
 from swa_tools.report.runs import load_run, load_runs
 from swa_tools.report.tables import (
     MOST_CAPTURES,
+    comparison_summary,
     comparison_table,
-    describe_schedule,
-    facts,
     mean_and_deviation,
     score_table,
     summary,
@@ -65,10 +66,62 @@ def test_several_seeds_become_mean_and_deviation(write_run):
         write_run(f"swa{seed}", seed=seed, average=average) for seed, average in enumerate(averages)
     ]
     table = comparison_table(load_runs([*folders, write_run("other", lr_max=1.0)]))
-    assert column(table, "run") == ["swa0 + 2 more seeds", "other"]
+    assert column(table, "run") == ["swa0 (3 seeds)", "other"]
     expected = f"{statistics.mean(averages):.2f} ± {statistics.stdev(averages):.2f}"
     assert column(table, "average") == [expected, ""]
     assert column(table, "last capture") == ["63.00 ± 0.00", "63.00"]
+
+
+def test_what_matters_most_is_seen_on_a_narrow_screen(write_run):
+    runs = load_runs([write_run("swa", average=70.0), write_run("sgd", n_cycles=1, n_epochs=3)])
+    assert comparison_table(runs).columns[:3] == ("run", "average", "last capture")
+    assert score_table(runs[0], runs).columns[:3] == ("weights", "top-1 %", "95 %")
+
+
+def test_epochs_count_those_of_the_run_that_was_continued(write_run, tmp_path):
+    early = write_run("early", n_cycles=5)
+    (early / "metrics.jsonl").write_text('{"event": "epoch", "epoch": 5.0}\n')
+    late = write_run("late", from_run=str(early), average=70.0)
+    lost = write_run("lost", from_run=str(tmp_path / "gone"))
+    table = comparison_table(load_runs([late, early, lost]))
+    assert column(table, "epochs") == ["8 (5 + 3)", "5", "? + 3"]
+    assert "finetune --from" in table.caption
+    assert dict(facts(load_run(late)))["epochs"] == "8 (5 + 3)"
+    assert describe_epochs(load_run(early)) == "5"
+
+
+def test_several_runs_are_summed_up_in_one_sentence(write_run):
+    folders = [
+        write_run("a", average=70.0, lr_max=0.1),
+        write_run("b", average=62.5, lr_max=0.2),
+        write_run("sgd", n_cycles=1, n_epochs=3, top1=64.5),
+    ]
+    assert comparison_summary(load_runs(folders)) == (
+        "The averages of 2 kinds of run have a top-1 of 62.50 to 70.00 %, the highest that of a;"
+        " 2 of 2 are above the start, 1 of 2 are above the last capture,"
+        " 1 of 2 are above the control sgd."
+    )
+
+
+def test_seeds_are_summed_up_in_one_sentence(write_run):
+    folders = [write_run(f"a{i}", seed=i, average=average) for i, average in ((0, 64), (1, 66))]
+    assert comparison_summary(load_runs(folders)) == (
+        "The averages of a0 (2 seeds) have a top-1 of 65.00 ± 1.41 %;"
+        " 2 of 2 are above the start, 2 of 2 are above the last capture."
+    )
+
+
+def test_one_averaged_run_among_others_is_summed_up_by_itself(write_run):
+    runs = load_runs([write_run("early"), write_run("late", lr_max=1.0, average=70.0)])
+    assert comparison_summary(runs) == f"late: {summary(runs[1], runs)}"
+
+
+def test_runs_without_averages_are_summed_up_by_their_captures(write_run):
+    runs = load_runs([write_run("a"), write_run("b", lr_max=1.0, top1=64.0)])
+    assert comparison_summary(runs) == (
+        "The last captures of 2 kinds of run have a top-1 of 63.00 to 67.00 %, the highest that of"
+        " b."
+    )
 
 
 def test_mean_of_one_or_none():
@@ -92,6 +145,15 @@ def test_schedule_is_told_in_a_few_words(write_run):
 )
 def test_summary_tells_what_came_out_whichever_way_it_went(write_run, average, text):
     assert text in summary(load_run(write_run("run", average=average)))
+
+
+def test_summary_says_which_of_several_averages_it_means(write_run):
+    folder = write_run("run", average=70.0)
+    common = {"event": "evaluation", "kind": "average", "split": "val", "n_samples": 1000}
+    newer = Record(**common, checkpoint="a.safetensors", bn="updated", top1=66.0)
+    append_records(folder / "results.jsonl", [newer])
+    text = summary(load_run(folder))
+    assert text.startswith("The average a (the newest of 2) has a top-1 of 66.00 %")
 
 
 def test_summary_of_a_run_without_an_average(write_run):

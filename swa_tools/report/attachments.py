@@ -1,0 +1,115 @@
+"""What other commands left in a run's folder to be drawn: a BatchNorm ablation, and logits."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from swa_tools.errors import SwaToolsError
+
+ABLATION_FILE = "bn-ablation.json"
+
+LOGITS_PATTERNS = ("*.logits.safetensors", "*/*.logits.safetensors")
+"""Where `evaluate --save-logits` may have written, below the run."""
+
+MOST_LOGITS = 4
+"""More lines than these cannot be told apart."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ablation:
+    """Top-1 over the images that BatchNorm statistics were measured on.
+
+    Attributes:
+        curves: Points (images, top-1 in percent) by estimator.
+        baselines: Top-1 without a recompute, by name.
+        command: How to measure them again; None where it is not known.
+    """
+
+    curves: Mapping[str, list[tuple[float, float]]]
+    baselines: Mapping[str, float]
+    command: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Logits:
+    """What a model says of each image, and what is right.
+
+    Attributes:
+        logits: (N, C).
+        targets: (N,).
+        command: How to obtain them again; None where it is not known.
+    """
+
+    logits: np.ndarray
+    targets: np.ndarray
+    command: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Attachments:
+    """What was found in a run's folder.
+
+    Attributes:
+        ablation: None where there is none.
+        logits: By name.
+    """
+
+    ablation: Ablation | None
+    logits: Mapping[str, Logits]
+
+
+def read_attachments(folder: Path) -> Attachments:
+    """Return what lies in a run's folder.
+
+    Raises:
+        SwaToolsError: A file is broken.
+    """
+    return Attachments(ablation=_read_ablation(folder), logits=_read_logits(folder))
+
+
+def _read_ablation(folder: Path) -> Ablation | None:
+    path = folder / ABLATION_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        command = document.get("command")
+        return Ablation(
+            curves={
+                str(name): [(float(images), float(top1)) for images, top1 in points]
+                for name, points in document["curves"].items()
+                if points
+            },
+            baselines={str(name): float(top1) for name, top1 in document["baselines"].items()},
+            command=command if isinstance(command, str) else None,
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SwaToolsError(f"{path}: cannot read this ablation: {error}") from error
+
+
+def _read_logits(folder: Path) -> dict[str, Logits]:
+    """Read the newest few; they are called as the checkpoints, unless two are called alike."""
+    files = {path for pattern in LOGITS_PATTERNS for path in folder.glob(pattern)}
+    newest = sorted(files, key=lambda path: (path.stat().st_mtime, path.name))[-MOST_LOGITS:]
+    whole = [path.name.removesuffix(".logits.safetensors") for path in sorted(newest)]
+    # A name ends in a digest of what the logits depend on.
+    short = [name.rpartition("-")[0] for name in whole]
+    names = [one if short.count(one) == 1 else name for one, name in zip(short, whole, strict=True)]
+    return {name: _read_tensors(path) for name, path in zip(names, sorted(newest), strict=True)}
+
+
+def _read_tensors(path: Path) -> Logits:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return Logits(
+                logits=file.get_tensor("logits"),
+                targets=file.get_tensor("targets"),
+                command=(file.metadata() or {}).get("command"),
+            )
+    except (OSError, SafetensorError, KeyError) as error:
+        raise SwaToolsError(f"{path}: cannot read these logits: {error}") from error

@@ -1,0 +1,135 @@
+"""What `run.json` says of a run, and of the run that it continued."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from swa_tools.errors import SwaToolsError
+from swa_tools.records import Record, read_records
+
+DESCRIPTION_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+START_FILE = "start.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """The run whose end another one started from (`finetune --from`).
+
+    Attributes:
+        n_epochs: Its own length up to there; None where it is not known.
+        start_digest: Of the weights that it started from itself; None where it is not known.
+        options: Of `finetune`; empty where they are not known.
+        earlier: The run that it continued in turn; None if it continued none.
+    """
+
+    n_epochs: float | None = None
+    start_digest: str | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    earlier: "Earlier | None" = None
+
+    @property
+    def epochs_in_all(self) -> float | None:
+        """Its length with that of all runs before it; None where one is not known."""
+        before = 0.0 if self.earlier is None else self.earlier.epochs_in_all
+        return None if before is None or self.n_epochs is None else before + self.n_epochs
+
+    @property
+    def origin(self) -> str | None:
+        """Digest of the weights that the first of the runs started from."""
+        return self.start_digest if self.earlier is None else self.earlier.origin
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return `run.json`, empty where there is none.
+
+    Raises:
+        SwaToolsError: It cannot be read, or is something else.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise SwaToolsError(f"{path}: cannot read it: {error}") from error
+    if not isinstance(document, dict):
+        raise SwaToolsError(f"{path}: expected the description of a run, found something else")
+    return document
+
+
+def start_digest(records: Iterable[Record]) -> str | None:
+    """Return the digest of the weights that a run started from, as its records have it."""
+    digests = (record.digest for record in records if record.checkpoint == START_FILE)
+    return next((digest for digest in digests if digest is not None), None)
+
+
+def earlier_of(
+    folder: Path,
+    description: dict[str, Any],
+    *,
+    start: str | None,
+    others: Sequence[Path] = (),
+    seen: frozenset[Path] = frozenset(),
+) -> Earlier | None:
+    """Return the run that another one continues; None if it continues none.
+
+    `run.json` says it under `earlier`. Where it does not, the earlier run's folder is looked for,
+    where it was and beside the later one; it counts if its end is the later one's start.
+
+    Args:
+        folder: Of the later run.
+        description: Its `run.json`.
+        start: Digest of the weights that it starts from; None where it is not known.
+        others: Further folders that may be the earlier run.
+        seen: Folders that are not looked at again.
+    """
+    from_run = _dict(description.get("options")).get("from_run")
+    if not isinstance(from_run, str) or not from_run:
+        return None
+    if isinstance(description.get("earlier"), dict):
+        return _parse(description["earlier"])
+    name = Path(from_run).name
+    seen |= {folder.resolve()}
+    for one in (Path(from_run), folder.parent / name, *(p for p in others if p.name == name)):
+        found = None if one.resolve() in seen else _read(one, end=start, seen=seen)
+        if found is not None:
+            return found
+    return Earlier()
+
+
+def _parse(document: dict[str, Any]) -> Earlier:
+    n_epochs, start = document.get("n_epochs"), document.get("start_digest")
+    before = document.get("earlier")
+    return Earlier(
+        n_epochs=float(n_epochs) if isinstance(n_epochs, int | float) else None,
+        start_digest=start if isinstance(start, str) else None,
+        options=_dict(document.get("options")),
+        earlier=_parse(before) if isinstance(before, dict) else None,
+    )
+
+
+def _read(folder: Path, *, end: str | None, seen: frozenset[Path]) -> Earlier | None:
+    """Read the run in a folder, if there is one and it ended with certain weights."""
+    try:
+        description = read_description(folder / DESCRIPTION_FILE)
+        records = list(read_records(folder / METRICS_FILE))
+    except SwaToolsError:
+        return None
+    lengths = [record.epoch for record in records if record.epoch is not None]
+    ends = {r.digest: r.epoch for r in records if r.digest is not None and r.epoch is not None}
+    n_epochs = ends.get(end) if end is not None and ends else max(lengths, default=None)
+    if n_epochs is None:
+        return None
+    start = start_digest(records)
+    return Earlier(
+        n_epochs=n_epochs,
+        start_digest=start,
+        options=_dict(description.get("options")),
+        earlier=earlier_of(folder, description, start=start, seen=seen),
+    )
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

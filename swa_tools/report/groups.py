@@ -1,0 +1,76 @@
+"""Which runs belong together: those that differ in the seed alone, and a run and its controls."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from swa_tools.report.description import Earlier
+from swa_tools.report.runs import RunData
+
+NOT_THE_EXPERIMENT = frozenset(
+    {"device", "workers", "log_every", "resume_every", "validate_every", "compile", "channels_last"}
+)
+"""Options that change how a run is computed or watched, not what it is."""
+
+NOT_COMPARED = NOT_THE_EXPERIMENT | {"seed", "checkpoint", "from_run"}
+"""Where a run starts is compared by itself: one path may hold other weights than it did."""
+
+
+def replicates(runs: Sequence[RunData]) -> list[list[RunData]]:
+    """Group runs that differ in nothing but the seed, in the order of their first.
+
+    They start from the same weights, or from weights that the seed made: random ones, or the ends
+    of runs that in turn differ in nothing but the seed.
+    """
+    groups: list[list[RunData]] = []
+    for run in runs:
+        group = next((group for group in groups if _same_experiment(group[0], run)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    result = []
+    for group in groups:
+        seeds = {run.options.get("seed") for run in group}
+        result += [group] if len(seeds) == len(group) else [[run] for run in group]
+    return sorted(result, key=lambda group: runs.index(group[0]))
+
+
+def controls_of(run: RunData, runs: Iterable[RunData]) -> list[RunData]:
+    """Return the runs that one is compared with.
+
+    They take one checkpoint at their end, after as many epochs and from the same start; those of a
+    run that the one or the other continues count.
+    """
+    if run.n_captures < 2:
+        return []
+    return [other for other in runs if other.n_captures == 1 and _is_as_long(other, run)]
+
+
+def _is_as_long(other: RunData, run: RunData) -> bool:
+    if other.start_digest in (None, run.start_digest):
+        return other.n_epochs == run.n_epochs
+    known = other.origin is not None and other.epochs_in_all is not None
+    return known and other.origin == run.origin and other.epochs_in_all == run.epochs_in_all
+
+
+def _same_experiment(one: RunData | Earlier, other: RunData | Earlier) -> bool:
+    # Of a run whose options are not known nothing can be said.
+    return (
+        bool(one.options)
+        and _compared(one.options) == _compared(other.options)
+        and _same_beginning(one, other)
+    )
+
+
+def _same_beginning(one: RunData | Earlier, other: RunData | Earlier) -> bool:
+    if (one.earlier is None) != (other.earlier is None):
+        return False
+    if one.start_digest is not None and one.start_digest == other.start_digest:
+        return True
+    if one.earlier is None or other.earlier is None:
+        return bool(one.options.get("checkpoint") == other.options.get("checkpoint"))
+    return _same_experiment(one.earlier, other.earlier)
+
+
+def _compared(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in NOT_COMPARED}
