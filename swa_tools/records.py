@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from swa_tools.errors import SwaToolsError
+from swa_tools.errors import OutputError, SwaToolsError
 
 Event = Literal["step", "epoch", "evaluation"]
 EVENTS: tuple[Event, ...] = typing.get_args(Event)
@@ -94,7 +94,8 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
     cannot swallow the new one. Writers that append to one file at the same time take turns.
 
     Raises:
-        SwaToolsError: The file cannot be written, or it is no file of records.
+        OutputError: The file cannot be written.
+        SwaToolsError: It is no file of records.
     """
     text = "".join(record.to_json() + "\n" for record in records)
     if not text:
@@ -108,7 +109,7 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
             while data:
                 data = data[file.write(data) :]
     except OSError as error:
-        raise SwaToolsError(f"{path}: cannot write results: {error.strerror}") from error
+        raise OutputError(f"{path}: cannot write results: {error.strerror}") from error
 
 
 def _mend_last_line(file: io.FileIO, path: Path) -> bytes:

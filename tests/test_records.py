@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swa_tools.errors import SwaToolsError
+from swa_tools.errors import OutputError, SwaToolsError
 from swa_tools.records import Record, append_records, read_records
 
 STEP = Record(event="step", step=1, epoch=0.5, lr=0.001, train_loss=2.5)
@@ -206,7 +206,7 @@ def test_writers_at_the_same_time_lose_nothing(path):
 @pytest.mark.parametrize("where", ["missing/results.jsonl", ""])
 def test_a_path_that_cannot_be_used_is_named(tmp_path, where):
     path = tmp_path / where
-    with pytest.raises(SwaToolsError, match="cannot write results: "):
+    with pytest.raises(OutputError, match="cannot write results: "):
         append_records(path, [STEP])
     with pytest.raises(SwaToolsError, match="cannot read results: "):
         list(read_records(path))

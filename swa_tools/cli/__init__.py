@@ -70,14 +70,16 @@ def group() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the status that its contract gives.
 
-    0: done. 1: an error, in one line on stderr. 2: wrong usage. 130: Ctrl-C. 143: SIGTERM.
+    0: done. 1: an error, in one line on stderr. 2: wrong usage. 130: Ctrl-C. 143: SIGTERM, and
+    SIGUSR1, which Slurm sends some time before it.
     """
     sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; see `main`."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _terminate)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         result = group.main(arguments, prog_name="swa-tools", standalone_mode=False, obj=arguments)

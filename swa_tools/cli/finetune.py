@@ -21,6 +21,13 @@ from swa_tools.cli.options import (
     workers_option,
 )
 from swa_tools.cli.run_config import read_config, read_resumed
+from swa_tools.cli.run_parameters import (
+    COUNT,
+    POSITIVE,
+    SHARE,
+    FiniteNumber,
+    KeptCheckpoints,
+)
 from swa_tools.cli.sections import SectionedCommand
 from swa_tools.training.options import FinetuneOptions, OptimizerOptions
 from swa_tools.training.schedule_options import ScheduleOptions
@@ -29,10 +36,6 @@ from swa_tools.training.schedules import SCHEDULES
 T = TypeVar("T")
 
 DEFAULTS = FinetuneOptions(output=Path())
-POSITIVE = click.FloatRange(min=0, min_open=True)
-SHARE = click.FloatRange(min=0, max=1, max_open=True)
-COUNT = click.IntRange(min=1)
-
 SECTIONS = {
     "Model": "checkpoint entry from_run pretrained new_head image_size model_kwargs drop_path",
     "Images": "data train_dir val_dir dataset workers skip_bad_images synthetic_data min_crop_area",
@@ -44,23 +47,6 @@ SECTIONS = {
     "Speed": "device amp channels_last compile sync_bn",
     "Stopping and going on": "resume resume_if_exists resume_every config allow_nonfinite",
 }
-
-
-class KeptCheckpoints(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """`all`, `none` or a number: how many stay, None for all."""
-
-    name = "number"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | None:
-        """Return the number; fail with a usage error where it is none."""
-        words = {"all": None, "none": 0}
-        if value in words:
-            return words[value]
-        if not str(value).isdecimal():
-            self.fail(f"expected all, none or a number, found {value!r}", param, ctx)
-        return int(value)
 
 
 @click.command(
@@ -153,7 +139,7 @@ class KeptCheckpoints(click.ParamType):  # type: ignore[type-arg]  # generic fro
 @click.option("--nesterov", is_flag=True, help="Nesterov momentum.")
 @click.option(
     "--weight-decay",
-    type=click.FloatRange(min=0),
+    type=FiniteNumber(min=0),
     default=DEFAULTS.optimizer.weight_decay,
     show_default=True,
     help="As the SWAG authors' ImageNet script; the paper does not say.",
@@ -162,7 +148,7 @@ class KeptCheckpoints(click.ParamType):  # type: ignore[type-arg]  # generic fro
 @click.option("--clip-grad", type=POSITIVE, help="Largest norm of the gradients.")
 @click.option(
     "--min-crop-area",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=FiniteNumber(min=0, max=1, min_open=True),
     default=DEFAULTS.min_crop_area,
     show_default=True,
     help="Smallest random crop, as a part of the image; more for small or centred objects.",
@@ -251,18 +237,27 @@ def command(*, only_plan: bool, as_json: bool, **given: Any) -> int:
     Without options it is the paper's recipe for ImageNet (section 4.2 and A.1): 10 cycles of one
     epoch from 0.001 to 0.00001.
     """
-    extras = {name: given.pop(name) for name in ("then_average", "tensorboard", "plot_schedule")}
-    if extras["then_average"] and given["swa_online"]:
+    then_average, tensorboard = given.pop("then_average"), given.pop("tensorboard")
+    plot_schedule = given.pop("plot_schedule")
+    if then_average and given["swa_online"]:
         raise click.UsageError("--swa-online averages in the run: leave --then-average out.")
+    if only_plan and given["output"] is None:
+        given["output"] = DEFAULTS.output
     options = _options(given)
     if only_plan:
         from swa_tools.cli.run_tables import print_plan
 
-        print_plan(options, plot_schedule=extras["plot_schedule"], as_json=as_json)
+        print_plan(options, then_average=then_average, plot_schedule=plot_schedule, as_json=as_json)
         return 0
     from swa_tools.cli.finetune_job import run_job
 
-    return run_job(options, **extras, as_json=as_json)
+    return run_job(
+        options,
+        then_average=then_average,
+        tensorboard=tensorboard,
+        plot_schedule=plot_schedule,
+        as_json=as_json,
+    )
 
 
 def _options(given: dict[str, Any]) -> FinetuneOptions:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swa_tools.checkpoints import check_output
+from swa_tools.cli.computing import computing
 from swa_tools.cli.output import command_line, notice
 from swa_tools.cli.pictures import save_picture
 from swa_tools.cli.run_progress import watch_run
@@ -41,17 +42,23 @@ def run_job(
     Returns:
         The exit status.
     """
-    from swa_tools.distributed import distributed
     from swa_tools.training import finetune
-    from swa_tools.training.start import OtherRankError
+    from swa_tools.training.description import Caller
+    from swa_tools.training.start import OtherRankError, together
 
+    caller = Caller(
+        command=command_line(),
+        options={"then_average": then_average, "tensorboard": tensorboard},
+        needs_captures=then_average,
+    )
     try:
-        with distributed(options.device) as context:
-            with _watching(options, context, tensorboard=tensorboard) as listener:
-                if plot_schedule is not None and context.is_main:
-                    check_output(plot_schedule, force=options.force)
-                    listener = _drawing(listener, plot_schedule, force=options.force)
-                result = finetune(options, context=context, listener=listener)
+        with computing(options.device) as context:
+            with contextlib.ExitStack() as stack:
+                watching = _watching(
+                    options, context, tensorboard=tensorboard, plot_schedule=plot_schedule
+                )
+                listener = together(context, lambda: stack.enter_context(watching))
+                result = finetune(options, context=context, listener=listener, caller=caller)
             if then_average and result.stopped_by is None:
                 if context.is_main:
                     notice(describe_speed(result))
@@ -68,14 +75,22 @@ def run_job(
 
 @contextlib.contextmanager
 def _watching(
-    options: FinetuneOptions, context: "Distributed", *, tensorboard: bool
+    options: FinetuneOptions,
+    context: "Distributed",
+    *,
+    tensorboard: bool,
+    plot_schedule: Path | None,
 ) -> Iterator["Listener"]:
-    with watch_run(context) as listener:
-        if tensorboard and context.is_main:
-            with log_scalars(options.output / "tensorboard", listener) as both:
-                yield both
-        else:
-            yield listener
+    """Show a run, log its scalars and draw its schedule, on rank 0."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(watch_run(context))
+        if context.is_main and plot_schedule is not None:
+            check_output(plot_schedule, force=options.force)
+            listener = _drawing(listener, plot_schedule, force=options.force)
+        if context.is_main and tensorboard:
+            folder = options.output / "tensorboard"
+            listener = stack.enter_context(log_scalars(folder, listener))
+        yield listener
 
 
 def _drawing(listener: "Listener", path: Path, *, force: bool) -> "Listener":

@@ -14,22 +14,27 @@ if TYPE_CHECKING:
     from swa_tools.records import Record
     from swa_tools.training import FinetuneResult
     from swa_tools.training.options import FinetuneOptions
+    from swa_tools.training.sizes import RunSizes
 
 
-def print_plan(options: "FinetuneOptions", *, plot_schedule: Path | None, as_json: bool) -> None:
+def print_plan(
+    options: "FinetuneOptions", *, then_average: bool, plot_schedule: Path | None, as_json: bool
+) -> None:
     """Print what a run would do, and draw its learning rate; rank 0 alone."""
     from swa_tools.cli.schedule_picture import schedule_picture
     from swa_tools.distributed import distributed
+    from swa_tools.training.description import Caller
     from swa_tools.training.setup import preview
 
     with distributed(options.device) as context:
-        plan, checkpoint_bytes = preview(options, context=context)
+        caller = Caller(needs_captures=then_average)
+        plan, sizes = preview(options, context=context, caller=caller)
     if not context.is_main:
         return
     if plot_schedule is not None:
         save_picture(schedule_picture(plan), plot_schedule, force=options.force)
     if as_json:
-        print_json(plan.to_dict(checkpoint_bytes=checkpoint_bytes))
+        print_json({**plan.to_dict(), **sizes.to_dict()})
         return
     constants = plan.schedule.to_dict()
     name = constants.pop("name")
@@ -47,11 +52,7 @@ def print_plan(options: "FinetuneOptions", *, plot_schedule: Path | None, as_jso
         f"            learning rate {plan.schedule.lr(1):g} in the first step,"
         f" {plan.schedule.lr(plan.n_steps):g} in the last"
     )
-    n_captures = len(plan.captures)
-    click.echo(
-        f"checkpoints {n_captures} of {checkpoint_bytes / 1e6:,.1f} MB,"
-        f" {n_captures * checkpoint_bytes / 1e6:,.1f} MB together"
-    )
+    _print_sizes(sizes, n_captures=len(plan.captures))
     if plan.incomplete_cycle is not None:
         click.echo(f"            {plan.incomplete_cycle}")
     rows = [
@@ -59,6 +60,24 @@ def print_plan(options: "FinetuneOptions", *, plot_schedule: Path | None, as_jso
         for number, step in enumerate(plan.captures, start=1)
     ]
     print_table(["checkpoint", "after step", "epoch", "learning rate"], rows)
+
+
+def _print_sizes(sizes: "RunSizes", *, n_captures: int) -> None:
+    kept = "" if sizes.n_kept == n_captures else f" ({sizes.n_kept} kept)"
+    beside = ", their moving averages" if sizes.ema_bytes else ""
+    average = ", their average" if sizes.average_bytes else ""
+    click.echo(
+        f"checkpoints {n_captures}{kept} of {_megabytes(sizes.checkpoint_bytes)},"
+        f" {_megabytes(sizes.captures_bytes)} together"
+    )
+    click.echo(
+        f"disk        {_megabytes(sizes.total_bytes)} with the start{beside}{average} and the point"
+        f" to resume from ({_megabytes(sizes.resume_bytes)}, twice while it is replaced)"
+    )
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
 
 
 def print_result(result: "FinetuneResult", *, as_json: bool) -> None:
@@ -76,16 +95,23 @@ def print_result(result: "FinetuneResult", *, as_json: bool) -> None:
     if result.n_skipped:
         notice(f"{result.n_skipped} images could not be read and were left out")
     if result.stopped_by is None:
-        notice(
-            f"{describe_speed(result)}; average the checkpoints: swa-tools average"
-            f" {shlex.quote(str(result.run))} --data DIR -o FILE"
-        )
+        notice(f"{describe_speed(result)}{_next(result)}")
     else:
         notice(
             f"stopped by {result.stopped_by.name} after step {result.step:,} of"
             f" {result.n_steps:,}; go on with: swa-tools finetune --resume"
             f" {shlex.quote(str(result.run))}"
         )
+
+
+def _next(result: "FinetuneResult") -> str:
+    """Say what to do with the captures, where there is something to do."""
+    if result.average is not None:
+        return f"; the average of the captures is {result.average}"
+    if len(result.captures) < 2:
+        return ""
+    run = shlex.quote(str(result.run))
+    return f"; average the checkpoints: swa-tools average {run} --data DIR -o FILE"
 
 
 def describe_speed(result: "FinetuneResult") -> str:

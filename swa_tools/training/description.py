@@ -1,19 +1,24 @@
 """What `run.json` says: everything to run it again, and where it ran."""
 
+import dataclasses
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 import torch
 
 from swa_tools import __version__
-from swa_tools.checkpoints import ModelInfo
-from swa_tools.distributed import Distributed
+from swa_tools.checkpoints import ModelInfo, content_digest
+from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.plan import RunPlan
+from swa_tools.training.resume import ResumePoint
+from swa_tools.training.resuming import launcher
+from swa_tools.training.run_directory import RunDirectory
 
 _NOT_REPEATED = ("output", "force", "resume", "resume_if_exists")
 """Options that belong to one call and not to the run."""
@@ -21,17 +26,55 @@ _NOT_REPEATED = ("output", "force", "resume", "resume_if_exists")
 _LIBRARIES = ("torchvision", "timm", "numpy", "safetensors")
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who fine-tunes, as far as the run needs to know.
+
+    Attributes:
+        command: How the run was begun; None for the command line of this process.
+        options: The caller's own, which belong to the run: they stand beside the run's.
+        needs_captures: Whether a run that will take none is refused.
+    """
+
+    command: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    needs_captures: bool = False
+
+
 def describe_run(
-    options: FinetuneOptions, plan: RunPlan, *, info: ModelInfo, context: Distributed
+    options: FinetuneOptions,
+    plan: RunPlan,
+    *,
+    info: ModelInfo,
+    context: Distributed,
+    caller: Caller,
+    earlier: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the document of a run.
 
-    `options` is what `finetune --config` reads; the rest is for people.
+    `options` is what `finetune --config` reads, `launcher` tells a restarted attempt that the run
+    is its own, and `earlier` a report what came before; the rest is for people.
+
+    Args:
+        options: The run.
+        plan: What follows from them.
+        info: The model.
+        context: The ranks.
+        caller: Who fine-tunes.
+        earlier: From `describe_earlier`, of a run that continues another.
     """
     repeated = {k: v for k, v in options.to_dict().items() if k not in _NOT_REPEATED}
+    amp = amp_dtype(options.amp, context.device)
+    started_by = launcher()
     return {
-        "options": repeated,
-        "command": shlex.join(sys.argv),
+        "options": {**repeated, **caller.options},
+        "command": shlex.join(sys.argv) if caller.command is None else caller.command,
+        **({} if started_by is None else {"launcher": started_by}),
+        **({} if earlier is None else {"earlier": earlier}),
+        "resolved": {
+            "device": str(context.device),
+            "amp": "off" if amp is None else str(amp).removeprefix("torch."),
+        },
         "model": {"name": info.name, "kwargs": info.kwargs, "num_classes": info.num_classes},
         "plan": plan.to_dict(),
         "versions": {
@@ -48,6 +91,22 @@ def describe_run(
             "world_size": context.world_size,
         },
         "torch_threads": torch.get_num_threads(),
+    }
+
+
+def describe_earlier(directory: RunDirectory, point: ResumePoint) -> dict[str, Any]:
+    """Return what a run says of the one that it continues: where it may be moved or removed later.
+
+    Args:
+        directory: Of the earlier run.
+        point: Its last.
+    """
+    document = directory.read_description()
+    return {
+        "n_epochs": point.step / int(point.settings["steps per epoch"]),
+        "start_digest": content_digest(directory.start),
+        "options": document.get("options", {}),
+        "earlier": document.get("earlier"),
     }
 
 

@@ -10,8 +10,10 @@ import torch
 
 from swa_tools.data import Batch
 from swa_tools.distributed import Distributed, distributed
-from swa_tools.errors import OutputError, TrainingError
+from swa_tools.errors import OutputError
 from swa_tools.records import Record
+from swa_tools.training.description import Caller
+from swa_tools.training.failures import check_weights, diverged, explain, is_lost_connection
 from swa_tools.training.interrupts import StopRequest, stop_signals
 from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.progress import FinetuneResult, Listener, Progress
@@ -19,11 +21,12 @@ from swa_tools.training.resume import describe_changes, environment
 from swa_tools.training.run import Run
 from swa_tools.training.saving import clear_away, save, save_capture
 from swa_tools.training.setup import open_run
-from swa_tools.training.start import OtherRankError
-from swa_tools.training.validation import agreed_signal, score_average, validate
-
-AGREE_EVERY = 10
-"""Steps between two exchanges among several ranks of what only one of them may know."""
+from swa_tools.training.validation import (
+    NotFiniteError,
+    agreed_signal,
+    score_average,
+    validate,
+)
 
 
 def finetune(
@@ -31,6 +34,7 @@ def finetune(
     *,
     context: Distributed | None = None,
     listener: Listener | None = None,
+    caller: Caller | None = None,
 ) -> FinetuneResult:
     """Fine-tune a model with a learning rate schedule, and save its captures.
 
@@ -40,6 +44,7 @@ def finetune(
         options: The run.
         context: The ranks that share it; None: those that torchrun started, or this process.
         listener: What to call as the run proceeds.
+        caller: Who fine-tunes; None for a program that says nothing of itself.
 
     Raises:
         SwaToolsError: The run cannot start, go on, or be resumed; the message says what to do.
@@ -47,7 +52,12 @@ def finetune(
     with contextlib.ExitStack() as stack:
         if context is None:
             context = stack.enter_context(distributed(options.device))
-        run = open_run(options, context=context, listener=listener or Listener())
+        run = open_run(
+            options,
+            context=context,
+            listener=listener or Listener(),
+            caller=caller or Caller(),
+        )
         stack.enter_context(_fastest_convolutions())
         _announce(run)
         stop = stack.enter_context(stop_signals())
@@ -59,6 +69,7 @@ def finetune(
         step=run.step,
         n_steps=run.plan.n_steps,
         captures=tuple(run.captures()),
+        average=run.average,
         resumed_step=run.resumed_step,
         stopped_by=stopped_by,
         images_per_second=run.watch.total_images / max(run.watch.total_seconds, 1e-9),
@@ -69,11 +80,16 @@ def finetune(
 
 def _announce(run: Run) -> None:
     run.listener.on_plan(run.plan)
-    point = run.start.point
+    point, earlier = run.start.point, run.start.earlier
+    if earlier is not None and earlier.n_steps is not None and earlier.step < earlier.n_steps:
+        run.listener.on_notice(
+            f"--from {run.options.from_run}: that run has not ended, it is after step"
+            f" {earlier.step:,} of {earlier.n_steps:,}"
+        )
     if point is None:
         return
     run.listener.on_notice(f"resuming {run.directory.path} after step {point.step:,}")
-    changes = describe_changes(point.environment, now=environment(run.context))
+    changes = describe_changes(point.environment, now=environment(run.context, run.options))
     if changes is not None:
         run.listener.on_notice(changes)
 
@@ -93,30 +109,23 @@ def _train_or_explain(run: Run, stop: StopRequest) -> signal.Signals | None:
     """Train, and say of what goes wrong on the way how to go on."""
     try:
         return _train(run, stop)
-    except torch.OutOfMemoryError as error:
-        plan = run.plan
-        raise TrainingError(
-            f"step {run.step}: out of memory on {run.context.device} with {plan.piece_size} images"
-            f" at once; try --accumulate {2 * plan.accumulate}, --amp bf16 or a smaller"
-            f" --batch-size ({run.way_on()})"
-        ) from error
     except OutputError as error:
         raise OutputError(f"{error}; {run.way_on()}") from error
-    except RuntimeError as error:
-        if run.context.world_size == 1:
-            raise
-        if stop.number is not None:  # torchrun ends the ranks one after another
+    except (RuntimeError, ValueError, MemoryError) as error:
+        # torchrun ends the ranks one after another.
+        if stop.number is not None and is_lost_connection(error):
             return stop.number
-        reason = str(error).splitlines()[0]
-        raise TrainingError(
-            f"rank {run.context.rank}: lost the other processes in step {run.step} ({reason});"
-            " look for the first error above this one"
-        ) from error
+        explained = explain(error, run)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def _train(run: Run, stop: StopRequest) -> signal.Signals | None:
     """Take the steps that are left; return the signal that stopped them."""
     with run.watch.paused():
+        if run.saved is None:
+            check_weights(run)
         save(run)
         stopped_by = _score_if_due(run, stop)
     if stopped_by is None:
@@ -137,7 +146,7 @@ def _batches(run: Run) -> Generator[Batch]:
     """Yield the batches from the run's step to its end, epoch after epoch."""
     while run.step < run.plan.n_steps:
         epoch, n_done = divmod(run.step, run.plan.steps_per_epoch)
-        batches = run.train.epoch(epoch, start_step=n_done)
+        batches = run.train.epoch(run.epochs_before + epoch, start_step=n_done)
         while run.step < run.plan.n_steps:
             with run.watch.waiting():
                 batch = next(batches, None)
@@ -158,13 +167,20 @@ def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
     """Do what is due after a step: record, capture, save, validate; tell whether to stop."""
     step, plan = run.step, run.plan
     is_capture = step in plan.captures
-    ends_epoch = step % plan.steps_per_epoch == 0
-    logs = is_capture or step == plan.n_steps or step % run.options.log_every == 0
-    stopped_by, is_overdue = _agree(run, stop)
-    saves = is_capture or is_overdue or run.resume_every.includes(step) or stopped_by is not None
+    ends_epoch, ends_run = step % plan.steps_per_epoch == 0, step == plan.n_steps
+    logs = is_capture or ends_run or step % run.options.log_every == 0
     scores = _is_scored(run)
-    if logs or ends_epoch or saves or scores or _reading_is_free(run):
+    # Reading waits for the device, so that a vote is about steps that are really done.
+    if logs or ends_epoch or scores or run.agreement.is_due(step) or _reading_is_free(run):
         _read_losses(run)
+    stopped_by, is_overdue = run.agreement.vote(
+        step, number=stop.number, is_overdue=run.is_overdue()
+    )
+    is_due = is_capture or ends_run or run.resume_every.includes(step)
+    saves = is_due or is_overdue or stopped_by is not None
+    if saves:
+        _read_losses(run)
+        check_weights(run)
     if logs:
         _record(run, Record(event="step", train_loss=run.losses.close_window()))
     if ends_epoch:
@@ -182,18 +198,6 @@ def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
         return stopped_by or _score_if_due(run, stop)
 
 
-def _agree(run: Run, stop: StopRequest) -> tuple[signal.Signals | None, bool]:
-    """Return the signal that a rank got, and whether a resume point is overdue.
-
-    Several ranks exchange this every `AGREE_EVERY` steps alone.
-    """
-    if run.context.world_size > 1 and run.step % AGREE_EVERY:
-        return None, False
-    votes = run.context.gather((stop.number, run.is_overdue()))
-    signals = [number for number, _ in votes if number is not None]
-    return (signals[0] if signals else None), votes[0][1]
-
-
 def _is_scored(run: Run) -> bool:
     """Tell whether anything is to be scored after this step."""
     is_regular = run.step == 0 or run.step in run.plan.captures
@@ -205,19 +209,29 @@ def _score_if_due(run: Run, stop: StopRequest) -> signal.Signals | None:
     """Validate, unless that has been done; return the signal that cut it short."""
     if not _is_scored(run) or run.validated_step == run.step:
         return None
-    if run.losses.last is not None and not math.isfinite(run.losses.last):
-        run.listener.on_notice(f"step {run.step}: the loss is not finite; not validated")
+    try:
+        records = _scores(run, stop)
+    except NotFiniteError as error:
+        if not run.options.allow_nonfinite:
+            raise diverged(run, str(error), step=run.step) from None
+        run.listener.on_notice(f"step {run.step}: {error}; not validated")
         run.validated_step = run.step
         return None
-    records = validate(run, stop)
-    if run.is_average_due and run.online is not None and run.start.train is not None:
-        records += score_average(run, run.online, train=run.start.train, stop=stop)
     if number := agreed_signal(stop, run.context):
         return number
     for record in records:
         _record(run, record)
     run.validated_step = run.step
     return None
+
+
+def _scores(run: Run, stop: StopRequest) -> list[Record]:
+    if run.losses.last is not None and not math.isfinite(run.losses.last):
+        raise NotFiniteError("the loss is not finite")
+    records = validate(run, stop)
+    if run.is_average_due and run.online is not None and run.start.train is not None:
+        records += score_average(run, run.online, train=run.start.train, stop=stop)
+    return records
 
 
 def _count_skipped(run: Run) -> int:
@@ -238,14 +252,7 @@ def _read_losses(run: Run) -> None:
     if steps_ago is None or run.options.allow_nonfinite:
         return
     step = run.step - steps_ago
-    captures = run.captures()
-    error = TrainingError if run.context.is_main else OtherRankError
-    raise error(
-        f"step {step} (epoch {run.plan.epoch(step):.2f}, learning rate"
-        f" {run.plan.schedule.lr(step):g}): the training loss is not finite; the last good"
-        f" checkpoint is {captures[-1] if captures else run.directory.start}; try a lower --lr-max"
-        " or --clip-grad 1, or go on regardless with --allow-nonfinite"
-    )
+    raise diverged(run, "the training loss is not finite", step=step)
 
 
 def _record(run: Run, record: Record) -> None:

@@ -6,7 +6,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from swa_tools.errors import TrainingError
 from swa_tools.training.options import OptimizerOptions
+
+
+def check_optimizer(options: OptimizerOptions) -> None:
+    """Tell early what `build_optimizer` cannot do.
+
+    Raises:
+        TrainingError: Options that do not go together.
+    """
+    if options.nesterov and options.optimizer != "sgd":
+        raise TrainingError(f"--nesterov does not apply to --optimizer {options.optimizer}")
+    if options.nesterov and options.momentum == 0:
+        raise TrainingError("--nesterov needs a --momentum above 0")
 
 
 def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:

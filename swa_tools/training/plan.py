@@ -1,6 +1,7 @@
 """A run before it starts: how many steps, which cycles, what it will write."""
 
 import dataclasses
+import math
 from typing import Any
 
 from swa_tools.errors import TrainingError
@@ -56,12 +57,8 @@ class RunPlan:
         """Return the passes over the training images completed after a step."""
         return step / self.steps_per_epoch
 
-    def to_dict(self, *, checkpoint_bytes: int | None = None) -> dict[str, Any]:
-        """Return the plan for JSON.
-
-        Args:
-            checkpoint_bytes: Size of one checkpoint, to tell what all of them take.
-        """
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan for JSON."""
         captures = [
             {
                 "step": step,
@@ -71,7 +68,7 @@ class RunPlan:
             }
             for step in self.captures
         ]
-        document = {
+        return {
             "n_images": self.n_images,
             "batch_size": self.batch_size,
             "world_size": self.world_size,
@@ -86,10 +83,6 @@ class RunPlan:
             "captures": captures,
             "incomplete_cycle": self.incomplete_cycle,
         }
-        if checkpoint_bytes is not None:
-            document["checkpoint_bytes"] = checkpoint_bytes
-            document["captures_bytes"] = checkpoint_bytes * len(captures)
-        return document
 
 
 def plan_run(
@@ -107,6 +100,8 @@ def plan_run(
     Raises:
         TrainingError: It has no step, or the schedule makes no sense.
     """
+    if not math.isfinite(epochs):
+        raise TrainingError(f"--epochs {epochs:g}: expected a finite number")
     n_steps = steps_of(epochs, steps_per_epoch)
     if n_steps < 1:
         raise TrainingError(

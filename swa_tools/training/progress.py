@@ -44,6 +44,7 @@ class FinetuneResult:
         run: The run directory.
         step, n_steps: Optimizer steps done and planned.
         captures: The checkpoints taken, also before the run was resumed.
+        average: The average of all captures, if the run has kept one and scored it.
         resumed_step: The step that this process resumed at; None if it began the run.
         stopped_by: The signal that stopped the run; None if it is complete.
         images_per_second: Of training, pauses left out.
@@ -55,6 +56,7 @@ class FinetuneResult:
     step: int
     n_steps: int
     captures: tuple[Path, ...]
+    average: Path | None
     resumed_step: int | None
     stopped_by: signal.Signals | None
     images_per_second: float

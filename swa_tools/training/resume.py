@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 import torch
 
 from swa_tools.checkpoints import atomic_output
-from swa_tools.distributed import Distributed
+from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import TrainingError
+from swa_tools.training.options import FinetuneOptions
 
 SCHEMA = 1
 
@@ -34,6 +35,7 @@ class ResumePoint:
         metrics_bytes: Length of `metrics.jsonl`; what is behind it belongs to a lost future.
         window_losses: Losses since the last `step` record, over all ranks.
         epoch_loss: Sum of the losses of the epoch's steps so far.
+        n_steps: Optimizer steps planned; None from a version that did not note it.
     """
 
     step: int
@@ -48,6 +50,7 @@ class ResumePoint:
     metrics_bytes: int
     window_losses: list[float]
     epoch_loss: float
+    n_steps: int | None = None
 
 
 def save_resume_point(path: Path, point: ResumePoint) -> float:
@@ -112,22 +115,31 @@ def check_settings(found: Mapping[str, Any], *, expected: Mapping[str, Any], run
         )
 
 
-def environment(context: Distributed) -> dict[str, Any]:
+def environment(context: Distributed, options: FinetuneOptions) -> dict[str, Any]:
     """Return what a run must have in common with another to give the same bytes, on a CPU."""
+    amp = amp_dtype(options.amp, context.device)
     return {
         "device": context.device.type,
         "ranks": context.world_size,
         "torch threads": torch.get_num_threads(),
         "torch version": str(torch.__version__),
+        "accumulate": options.accumulate,
+        "amp": "off" if amp is None else str(amp).removeprefix("torch."),
+        "channels last": options.channels_last,
+        "compile": options.compile,
+        "sync bn": options.sync_bn,
     }
 
 
 def describe_changes(found: Mapping[str, Any], *, now: Mapping[str, Any]) -> str | None:
-    """Return a line on what differs between two environments; None if nothing does."""
+    """Return a line on what differs between two environments; None if nothing does.
+
+    What an older version has not noted is not compared.
+    """
     changes = [
-        f"{name} {value}, was {found.get(name)}"
+        f"{name} {value}, was {found[name]}"
         for name, value in now.items()
-        if value != found.get(name)
+        if name in found and value != found[name]
     ]
     if not changes:
         return None

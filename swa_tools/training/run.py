@@ -13,6 +13,7 @@ from swa_tools.checkpoints import BnInfo, CheckpointMetadata, TrainingInfo
 from swa_tools.data import Batch, Loader
 from swa_tools.distributed import Distributed
 from swa_tools.models import has_batchnorm
+from swa_tools.training.agreement import Agreement
 from swa_tools.training.ema import ExponentialAverage
 from swa_tools.training.losses import LossLog
 from swa_tools.training.online import OnlineAverage
@@ -57,8 +58,10 @@ class Run:
         online: The average of its captures, if one is kept in the run.
         train: The training images.
         val: The validation images; None where nothing is validated.
+        epochs_before: Epochs of the runs that this one continues, whose images are not repeated.
         validate_every, resume_every: Besides at captures.
         losses, watch: What is measured on the way.
+        agreement: How the ranks tell each other what one of them knows.
         resumed_step: The step that this process resumed at; None if it began the run.
         step: Optimizer steps completed.
         validated_step: The last step that was validated; None before the first.
@@ -80,10 +83,12 @@ class Run:
     online: OnlineAverage | None
     train: EpochLoader
     val: Loader | None
+    epochs_before: int
     validate_every: Interval
     resume_every: Interval
     losses: LossLog
     watch: Stopwatch
+    agreement: Agreement
     resumed_step: int | None
     step: int
     validated_step: int | None
@@ -114,6 +119,12 @@ class Run:
         """Return the files of the captures taken so far that are still there."""
         paths = [self.capture_path(step) for step in self.plan.captures if step <= self.step]
         return [path for path in paths if path.exists()]
+
+    @property
+    def average(self) -> Path | None:
+        """The file of the captures' average, if the run keeps one and has saved it."""
+        path = self.directory.average
+        return path if self.online is not None and path.exists() else None
 
     @property
     def is_average_due(self) -> bool:

@@ -67,6 +67,13 @@ class RunDirectory:
         """Tell whether a run has begun here."""
         return self.description.exists() or self.resume.exists()
 
+    def has_results(self) -> bool:
+        """Tell whether there is anything that a run has come to: captures, an average, records."""
+        files = (self.average, self.metrics, self.results)
+        return any(self.checkpoints.glob("*.safetensors")) or any(
+            file.exists() and file.stat().st_size > 0 for file in files
+        )
+
     def check_free(self, *, force: bool) -> None:
         """Tell early whether a run can begin here.
 
@@ -112,6 +119,14 @@ class RunDirectory:
         """Write `run.json`."""
         with atomic_output(self.description, force=True) as file:
             file.write(json.dumps(document, indent=2).encode() + b"\n")
+
+    def read_description(self) -> dict[str, Any]:
+        """Return what `run.json` says; nothing if it is not there or cut off."""
+        try:
+            document = json.loads(self.description.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return document if isinstance(document, dict) else {}
 
     def append(self, records: Iterable[Record]) -> None:
         """Append to the metrics."""

@@ -65,7 +65,7 @@ def _point(run: Run) -> ResumePoint:
     return ResumePoint(
         step=run.step,
         settings=run.settings,
-        environment=environment(run.context),
+        environment=environment(run.context, run.options),
         model=run.module.state_dict(),
         optimizer=run.stepper.optimizer.state_dict(),
         scaler=run.stepper.scaler.state_dict(),
@@ -75,4 +75,5 @@ def _point(run: Run) -> ResumePoint:
         metrics_bytes=run.directory.sync_metrics(),
         window_losses=run.losses.window,
         epoch_loss=run.losses.epoch_loss,
+        n_steps=run.plan.n_steps,
     )

@@ -91,6 +91,9 @@ def _check(options: ScheduleOptions) -> None:
         if not math.isfinite(value) or value < 0 or (value == 0 and not lowest_allowed):
             lowest = "from" if lowest_allowed else "above"
             raise TrainingError(f"{flag} {value:g}: expected a number {lowest} 0")
+    if any(not (math.isfinite(epoch) and epoch > 0) for epoch in options.milestones or ()):
+        found = ",".join(f"{epoch:g}" for epoch in options.milestones or ())
+        raise TrainingError(f"--milestones {found}: expected numbers above 0")
     for name, schedules in _APPLIES.items():
         if getattr(options, name) is not None and options.schedule not in schedules:
             raise TrainingError(
@@ -103,6 +106,18 @@ def _check(options: ScheduleOptions) -> None:
 
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
+
+
+def _rates(options: ScheduleOptions, *, lowest: float) -> tuple[float, float]:
+    """Return α₁ and α₂, which is `lowest` by default."""
+    lr_max, lr_min = _or(options.lr_max, 0.001), _or(options.lr_min, lowest)
+    if lr_max < lr_min:
+        of_whom = " (its default)" if options.lr_min is None else ""
+        raise TrainingError(
+            f"--lr-max {lr_max:g} is below --lr-min {lr_min:g}{of_whom}; give a higher --lr-max or"
+            " a lower --lr-min"
+        )
+    return lr_max, lr_min
 
 
 def _cycle_steps(
@@ -128,15 +143,16 @@ def _cycle_steps(
 
 
 def _cyclic(options: ScheduleOptions, steps_per_epoch: int) -> Schedule:
-    lr_max = _or(options.lr_max, 0.001)
-    lr_min = _or(options.lr_min, 0.00001)
+    if options.schedule == "constant":
+        return Constant(
+            lr_max=_or(options.lr_max, 0.001), cycle_steps=_cycle_steps(options, steps_per_epoch)
+        )
+    lr_max, lr_min = _rates(options, lowest=0.00001)
     if options.schedule == "triangular":
         # The minimum is in the middle, on a step of its own.
         cycle_steps = _cycle_steps(options, steps_per_epoch, multiple=2)
         return Triangular(lr_max=lr_max, lr_min=lr_min, cycle_steps=cycle_steps)
     cycle_steps = _cycle_steps(options, steps_per_epoch)
-    if options.schedule == "constant":
-        return Constant(lr_max=lr_max, cycle_steps=cycle_steps)
     return Sawtooth(lr_max=lr_max, lr_min=lr_min, cycle_steps=cycle_steps)
 
 
@@ -176,19 +192,19 @@ def _multistep(options: ScheduleOptions, steps_per_epoch: int) -> Schedule:
 def _annealing(options: ScheduleOptions, steps_per_epoch: int, n_epochs: float) -> Schedule:
     start_epoch = _or(options.start_epoch, 0)
     budget_steps = steps_of(_or(options.budget_epochs, start_epoch + n_epochs), steps_per_epoch)
-    lr_max = _or(options.lr_max, 0.001)
     start_steps = steps_of(start_epoch, steps_per_epoch)
     cycle_steps = _capture_steps(options, steps_per_epoch)
     if options.schedule == "anneal":
         return Anneal(
-            lr_max=lr_max,
+            lr_max=_or(options.lr_max, 0.001),
             cycle_steps=cycle_steps,
             budget_steps=max(1, budget_steps),
             start_steps=start_steps,
         )
+    lr_max, lr_min = _rates(options, lowest=0)
     return Cosine(
         lr_max=lr_max,
-        lr_min=_or(options.lr_min, 0),
+        lr_min=lr_min,
         cycle_steps=cycle_steps,
         budget_steps=max(1, budget_steps),
         start_steps=start_steps,

@@ -69,13 +69,7 @@ def open_start(
         lambda: _read(options, directory, train, resuming=resuming) if context.is_main else None,
     )
     start = _share(read, context)
-    built = start.built
-    if train is not None:
-        train = map_to_outputs(train, built.info)
-        built = _with_classes(built, train)
-    if val is not None:
-        val = map_to_outputs(val, built.info)
-    return dataclasses.replace(start, built=built, train=train, val=val)
+    return together(context, lambda: _with_images(start, train, val))
 
 
 def together(context: Distributed, work: Callable[[], T]) -> T:
@@ -95,6 +89,16 @@ def together(context: Distributed, work: Callable[[], T]) -> T:
         if first is not None:
             raise first if rank == context.rank else OtherRankError(str(first))
     return result  # type: ignore[return-value]  # It is a T: nothing failed.
+
+
+def _with_images(start: Start, train: ImageSet | None, val: ImageSet | None) -> Start:
+    built = start.built
+    if train is not None:
+        train = map_to_outputs(train, built.info)
+        built = _with_classes(built, train)
+    if val is not None:
+        val = map_to_outputs(val, built.info)
+    return dataclasses.replace(start, built=built, train=train, val=val)
 
 
 def _open(

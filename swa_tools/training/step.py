@@ -25,6 +25,7 @@ class Stepper:
         label_smoothing: Of the cross entropy.
         clip_grad: Largest global norm of the gradients; None for no clipping.
         seed, rank: What dropout and stochastic depth are drawn from, together with the step.
+        steps_before: Steps of the runs that this one continues: the numbers are not drawn again.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class Stepper:
     clip_grad: float | None
     seed: int
     rank: int
+    steps_before: int = 0
 
     def take(
         self, images: torch.Tensor, targets: torch.Tensor, *, step: int, lr: float
@@ -53,7 +55,7 @@ class Stepper:
             The mean loss over the share, a float32 scalar on the device; it has not been waited
             for.
         """
-        _seed(images.device, step_seed(self.seed, step=step, rank=self.rank))
+        _seed(images.device, step_seed(self.seed, step=self.steps_before + step, rank=self.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)

@@ -13,13 +13,20 @@ from swa_tools.batchnorm import update_bn
 from swa_tools.checkpoints import BnInfo, CheckpointMetadata, content_digest
 from swa_tools.data import Batch, ImageSet, statistics_loader
 from swa_tools.distributed import Distributed
-from swa_tools.evaluation import Score, evaluate
+from swa_tools.errors import TrainingError
+from swa_tools.evaluation import Predictor, Score, score_predictors
+from swa_tools.evaluation.evaluate import module_predictor
 from swa_tools.models import load_into, save_state_dict
 from swa_tools.records import Record
+from swa_tools.training.failures import are_finite
 from swa_tools.training.interrupts import StopRequest
 from swa_tools.training.online import OnlineAverage
 from swa_tools.training.run import Run
 from swa_tools.training.saving import averaged
+
+
+class NotFiniteError(TrainingError):
+    """A score that would be NaN, on every rank: the message is a clause that says why."""
 
 
 def agreed_signal(stop: StopRequest, context: Distributed) -> signal.Signals | None:
@@ -34,6 +41,9 @@ def validate(run: Run, stop: StopRequest) -> list[Record]:
 
     Returns:
         One record for each, without the moment.
+
+    Raises:
+        NotFiniteError: A rank's logits hold NaN or Inf.
     """
     models: dict[str, nn.Module] = {"checkpoint": run.module}
     if run.ema is not None and run.step > 0:
@@ -56,10 +66,15 @@ def score_average(
         online: Its average; rank 0 has it.
         train: Images for the statistics.
         stop: Where the signal is noted.
+
+    Raises:
+        NotFiniteError: The average or a rank's logits hold NaN or Inf.
     """
     context, path = run.context, run.directory.average
     module = copy.deepcopy(run.module)
     weights = context.broadcast(online.weights())
+    if not are_finite(list(weights.values())):
+        raise NotFiniteError("the average of the captures is not finite")
     load_into(module, weights, where=str(path))
     bn = _recompute_bn(run, module, train, stop)
     if agreed_signal(stop, context) is not None:
@@ -83,8 +98,30 @@ def score_average(
 def _scores(run: Run, models: dict[str, nn.Module], stop: StopRequest) -> dict[str, Score]:
     if run.val is None:
         return {}
-    batches = _until(stop, run.val)
-    return evaluate(models, batches, context=run.context, amp=run.stepper.amp).scores
+    is_broken = torch.zeros((), dtype=torch.bool, device=run.context.device)
+    predictors = {
+        name: _predictor(module, run.stepper.amp, is_broken) for name, module in models.items()
+    }
+    scores = score_predictors(predictors, _until(stop, run.val), context=run.context).scores
+    if any(run.context.gather(bool(is_broken))):
+        raise NotFiniteError("the logits of the validation are not finite")
+    return scores
+
+
+def _predictor(module: nn.Module, amp: torch.dtype | None, is_broken: torch.Tensor) -> Predictor:
+    """Return a predictor that notes logits without a softmax, and gives others in their place.
+
+    An error would be that of one rank, and the others would wait for it.
+    """
+    predict = module_predictor(module, amp=amp)
+
+    def watched(batch: Batch) -> torch.Tensor:
+        logits = predict(batch)
+        is_bad = ~logits.amax(dim=1, keepdim=True).isfinite()
+        is_broken.logical_or_(is_bad.any())
+        return logits.masked_fill(is_bad, 0)
+
+    return watched
 
 
 def _recompute_bn(run: Run, module: nn.Module, train: ImageSet, stop: StopRequest) -> BnInfo:
@@ -112,6 +149,8 @@ def _recompute_bn(run: Run, module: nn.Module, train: ImageSet, stop: StopReques
         n_samples=report.n_samples,
         batch_size=options.batch_size,
         augment=False,
+        train_mode=False,
+        seed=options.seed,
         data_digest=train.digest(),
     )
 

@@ -80,6 +80,58 @@ def test_plan_says_what_would_be_done_and_does_nothing(call, small, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_plan_counts_what_is_kept_and_needs_no_folder(call, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = (*small, "--ema", 0.9, "--keep-checkpoints", 1, "--swa-online", "--plan")
+    document = json.loads(call(*plan, "--json").out)
+    n_bytes = document["checkpoint_bytes"]
+    names = ("captures_bytes", "ema_bytes", "start_bytes", "average_bytes")
+    assert [document[name] for name in names] == [n_bytes] * 4
+    assert document["total_bytes"] == 4 * n_bytes + 2 * document["resume_bytes"]
+    printed = call(*plan).out
+    assert f"checkpoints 2 (1 kept) of {n_bytes / 1e6:.1f} MB, {n_bytes / 1e6:.1f} MB" in printed
+    assert f"{document['total_bytes'] / 1e6:.1f} MB with the start, their moving ave" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_complete_cycle_has_nothing_to_average(call, small, tmp_path):
+    arguments = (*small, "--epochs", 0.5, "--then-average", "-o", tmp_path / "run")
+    assert "completes no cycle" in call(*arguments, status=1).err
+    assert "completes no cycle" in call(*arguments, "--plan", status=1).err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("--keep-checkpoints", 1), "s for points to resume from\n"),
+        (("--swa-online", "--keep-checkpoints", "none"), "the average of the captures is "),
+    ],
+)
+def test_the_last_line_does_not_ask_to_average_what_is_not_there(
+    call, small, tmp_path, arguments, hint
+):
+    printed = call(*small, *arguments, "-o", tmp_path / "run").err
+    assert "swa-tools average" not in printed
+    assert hint in printed
+
+
+def test_what_follows_a_run_is_kept_with_its_options(call, small, tmp_path):
+    run = tmp_path / "run"
+    call(*small, "--epochs", 1, "--then-average", "-o", run)
+    first = json.loads((run / "run.json").read_text())
+    assert first["command"].startswith("swa-tools finetune timm/test_efficientnet --no-pretrained")
+    assert first["resolved"] == {"device": "cpu", "amp": "off"}
+    (run / "swa.safetensors").unlink()
+    call("--resume", run, "--epochs", 2)
+    assert len(read_metadata(run / "swa.safetensors").average.sources) == 2
+    again = json.loads((run / "run.json").read_text())
+    assert again["command"] == first["command"]
+    assert again["options"] == first["options"] | {"epochs": 2.0}
+    call("--config", run / "run.json", "--epochs", 1, "-o", tmp_path / "other")
+    assert (tmp_path / "other" / "swa.safetensors").exists()
+
+
 def test_then_average_does_the_whole_job(call, small, tmp_path):
     printed = call(*small, "--then-average", "-o", tmp_path / "run")
     for name in ("start", "cycle-001", "cycle-002", "swa"):
@@ -123,6 +175,8 @@ def test_a_multistep_run_with_arguments_of_the_model_is_resumed(call, small, tmp
         (("timm/test_resnet", "-o", "run", "--schedule", "zigzag"), 2, "Invalid value"),
         (("timm/test_resnet", "-o", "run", "--keep-checkpoints", "few"), 2, "all, none or a num"),
         (("timm/test_resnet", "-o", "run", "--swa-online", "--then-average"), 2, "leave --then-a"),
+        (("timm/test_resnet", "-o", "run", "--epochs", "nan"), 2, "expected a finite number"),
+        (("timm/test_resnet", "-o", "run", "--clip-grad", "inf"), 2, "expected a finite number"),
         (("timm/test_resnet", "-o", "run", "--data", "missing"), 1, "Error: missing: "),
         (("timm/test_resnet", "-o", "run"), 1, "--data"),
         (("timm/test_resnet", "-o", "run", "--data", "x", "--device", "tpu9"), 1, "Error: "),

@@ -142,6 +142,42 @@ def test_an_error_that_all_ranks_share_is_shown_once(nursery, recipe, tmp_path):
     assert [output.count("Error:") for _, output in results] == [1, 0]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--cycle-epochs", 0.01), "a cycle of 0.01 epochs is less than 1 of the 6 steps"),
+        (("--batch-size", 21), "--batch-size 21: 2 processes cannot share it evenly"),
+        (("--sync-bn",), "--sync-bn needs several processes"),
+    ],
+)
+def test_an_error_of_the_plan_is_shown_once(nursery, recipe, tmp_path, arguments, message):
+    results = run_ranks(nursery, *recipe, *arguments, "-o", tmp_path / "run")
+    assert [status for status, _ in results] == [1, 1]
+    assert len(results[0][1].splitlines()) == 1
+    assert message in results[0][1]
+    assert results[1][1] == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_with_another_rate_is_refused_once_on_another_number_of_ranks(
+    nursery, without_bn, alone
+):
+    results = run_ranks(nursery, *without_bn, "--lr-max", 0.5, "--resume-if-exists", "-o", alone)
+    assert [status for status, _ in results] == [1, 1]
+    assert "schedule lr_max was 0.005, is 0.5 now" in results[0][1]
+    assert results[1][1] == ""
+
+
+def test_weights_that_diverge_are_told_once(nursery, recipe, tmp_path):
+    diverging = ("--schedule", "constant", "--lr-max", 1e30, "--cycle-steps", 1)
+    place = recipe.index("--lr-min")
+    others = (*recipe[:place], *recipe[place + 2 :])
+    results = run_ranks(nursery, *others, *diverging, "-o", tmp_path / "run")
+    assert [status for status, _ in results] == [1, 1], results
+    assert "step 1 (epoch 0.17, learning rate 1e+30): the weights are not" in results[0][1]
+    assert results[1][1] == ""
+
+
 def test_when_one_rank_dies_the_other_ends_with_one_line(
     nursery, without_bn, tmp_path, wait_for_steps
 ):
@@ -159,12 +195,13 @@ def test_a_restarted_attempt_resumes_by_itself_whatever_force_says(
 ):
     run = tmp_path / "run"
     arguments = (*without_bn, "--resume-every", "1steps", "--force", "-o", run)
-    first, second = start_ranks(nursery, *arguments)
+    first, second = start_ranks(nursery, *arguments, TORCHELASTIC_RUN_ID="none")
     wait_for_steps(run)
     second.kill()
     first.wait()
     second.wait()
-    results = run_ranks(nursery, *arguments, TORCHELASTIC_RESTART_COUNT="1")
+    restart = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "1"}
+    results = run_ranks(nursery, *arguments, **restart)
     assert [status for status, _ in results] == [0, 0], results
     assert "resuming" in results[0][1]
     assert_close(run, alone)

@@ -90,11 +90,30 @@ def test_other_settings_are_refused_and_every_difference_named(tmp_path):
     assert "seed" not in str(raised.value)
 
 
-def test_another_environment_is_told_and_the_same_is_not():
-    here = environment(single_process("cpu"))
+def test_another_environment_is_told_and_the_same_is_not(options):
+    here = environment(single_process("cpu"), options())
     assert describe_changes(here, now=here) is None
+    assert describe_changes({"ranks": 1}, now=here) is None  # of an older version
     message = describe_changes(here | {"ranks": 8}, now=here)
     assert message == "not bit for bit what it would have been: ranks 1, was 8"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"accumulate": 2}, "accumulate 2, was 1"),
+        ({"amp": "bf16"}, "amp bfloat16, was off"),
+        ({"amp": "auto"}, None),
+        ({"channels_last": False}, "channels last False, was True"),
+        ({"compile": True}, "compile True, was False"),
+        ({"sync_bn": True}, "sync bn True, was False"),
+    ],
+)
+def test_options_that_change_the_last_bits_are_told(options, changes, told):
+    context = single_process("cpu")
+    found = environment(context, options(amp="off"))
+    message = describe_changes(found, now=environment(context, options(**changes)))
+    assert message == (told and f"not bit for bit what it would have been: {told}")
 
 
 def same_state(left, right):

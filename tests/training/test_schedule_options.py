@@ -90,6 +90,12 @@ def test_every_schedule_can_be_built_and_says_its_own_name():
         ("triangular", {"cycle_steps": 7}, "try 8"),
         ("shake-shake", {"cycle_steps": 150}, "try 200"),
         ("multistep", {}, "needs --milestones"),
+        ("multistep", {"milestones": (float("nan"),)}, "--milestones nan: expected numbers above"),
+        ("multistep", {"milestones": (1.0, float("inf"))}, "--milestones 1,inf: expected numbers"),
+        ("multistep", {"milestones": (-1.0,)}, "--milestones -1: expected numbers above 0"),
+        ("sawtooth", {"lr_max": 1e-6}, "--lr-max 1e-06 is below --lr-min 1e-05 .its default."),
+        ("triangular", {"lr_max": 0.1, "lr_min": 0.2}, "--lr-max 0.1 is below --lr-min 0.2; give"),
+        ("cosine", {"lr_max": 0.1, "lr_min": 0.2}, "--lr-max 0.1 is below --lr-min 0.2"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(name, options, message):

@@ -1,14 +1,23 @@
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from swa_tools.checkpoints import BnInfo, CheckpointMetadata, ModelInfo, read_metadata
+from swa_tools.checkpoints import (
+    BnInfo,
+    CheckpointMetadata,
+    ModelInfo,
+    content_digest,
+    read_metadata,
+)
 from swa_tools.distributed import single_process
 from swa_tools.errors import DataError, ModelError, OutputError, TrainingError
 from swa_tools.models import create_model, load_state_dict, save_state_dict
 from swa_tools.records import read_records
+from swa_tools.training.description import Caller
 from swa_tools.training.loop import finetune
 from swa_tools.training.options import OptimizerOptions
 from swa_tools.training.progress import Listener
@@ -84,6 +93,18 @@ def test_force_removes_nothing_when_the_new_run_cannot_start(options, files):
         ({"sync_bn": True}, TrainingError, "--sync-bn needs several processes"),
         ({"keep_checkpoints": 0}, TrainingError, "give --swa-online, too"),
         ({"resume": True}, TrainingError, "there is no run to resume"),
+        ({"epochs": float("nan")}, TrainingError, "--epochs nan: expected a finite number"),
+        ({"epochs": float("inf")}, TrainingError, "--epochs inf: expected a finite number"),
+        (
+            {"optimizer": OptimizerOptions(optimizer="adamw", nesterov=True)},
+            TrainingError,
+            "--nesterov does not apply to --optimizer adamw",
+        ),
+        (
+            {"optimizer": OptimizerOptions(momentum=0, nesterov=True)},
+            TrainingError,
+            "--nesterov needs a --momentum above 0",
+        ),
         ({"drop_path": 0.1, "model": "torchvision/resnet18"}, ModelError, "stochastic_depth_prob"),
     ],
 )
@@ -152,7 +173,7 @@ def test_a_run_that_was_killed_before_its_first_step_begins_again(options, files
 def test_a_run_whose_resume_point_is_lost_is_not_overwritten(options):
     run = finetune(options()).run
     (run / "resume.pt").unlink()
-    with pytest.raises(TrainingError, match="there is no point to resume from, but there are chec"):
+    with pytest.raises(TrainingError, match="there is no point to resume from, but there are resu"):
         finetune(options(resume=True))
 
 
@@ -166,7 +187,7 @@ def test_metrics_that_were_shortened_are_noticed(options):
 def test_a_run_from_another_takes_its_last_weights_and_optimizer(options, half_done):
     point = load_resume_point(half_done / "resume.pt")
     changes = {"model": None, "new_head": False, "image_size": None, "from_run": half_done}
-    run = open_run(options(**changes), context=CPU, listener=Listener())
+    run = open_run(options(**changes), context=CPU, listener=Listener(), caller=Caller())
     for name, tensor in run.module.state_dict().items():
         assert torch.equal(tensor, point.model[name])
     state = run.stepper.optimizer.state_dict()["state"]
@@ -176,10 +197,24 @@ def test_a_run_from_another_takes_its_last_weights_and_optimizer(options, half_d
     assert load_state_dict(run.directory.start).keys() == point.model.keys()
 
 
+def test_a_run_from_another_remembers_it_also_when_it_is_resumed(options, half_done):
+    changes = {"model": None, "new_head": False, "image_size": None, "from_run": half_done}
+    point = load_resume_point(half_done / "resume.pt")
+    run = finetune(options(epochs=1, **changes)).run
+    earlier = json.loads((run / "run.json").read_text())["earlier"]
+    assert earlier["n_epochs"] == point.step / point.settings["steps per epoch"]
+    assert earlier["start_digest"] == content_digest(half_done / "start.safetensors")
+    assert earlier["options"] == json.loads((half_done / "run.json").read_text())["options"]
+    finetune(options(epochs=2, resume=True, **changes))
+    assert json.loads((run / "run.json").read_text())["earlier"] == earlier
+
+
 def test_a_run_from_another_has_its_own_hyperparameters(options, half_done):
     changes = {"model": None, "new_head": False, "from_run": half_done, "image_size": 48}
     own = OptimizerOptions(weight_decay=0.5, momentum=0.8, nesterov=True)
-    run = open_run(options(optimizer=own, **changes), context=CPU, listener=Listener())
+    run = open_run(
+        options(optimizer=own, **changes), context=CPU, listener=Listener(), caller=Caller()
+    )
     (group,) = run.stepper.optimizer.param_groups
     assert (group["weight_decay"], group["momentum"], group["nesterov"]) == (0.5, 0.8, True)
     assert run.start.built.preprocessing.image_size == 48
@@ -220,6 +255,104 @@ def test_annealing_goes_on_where_the_other_run_stopped_it(options, half_done, tm
     assert rates[-1] == pytest.approx(0.0001)
 
 
+@pytest.mark.parametrize("schedule", ["anneal", "cosine", "multistep"])
+def test_a_run_that_continues_an_annealing_is_resumed_by_the_same_command(
+    options, half_done, files, tmp_path, schedule
+):
+    milestones = (3.0,) if schedule == "multistep" else None
+    fields = {
+        "model": None,
+        "new_head": False,
+        "image_size": None,
+        "from_run": half_done,
+        "schedule": ScheduleOptions(schedule=schedule, lr_max=0.01, milestones=milestones),
+        "resume_if_exists": True,
+    }
+    whole = finetune(options(output=tmp_path / "whole", **fields))
+
+    def stop(progress):
+        if progress.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    finetune(options(**fields), listener=Listener(on_progress=stop))
+    result = finetune(options(**fields))
+    assert result.resumed_step == 5
+    assert files(result.run) == files(whole.run)
+
+
+def test_the_start_of_an_annealing_is_found_again_with_another_batch_size(options, half_done):
+    fields = {"model": None, "new_head": False, "image_size": None, "from_run": half_done}
+    schedule = ScheduleOptions(schedule="cosine")
+    # 12 of the earlier run's steps, 6 to an epoch, are 8 of these; 1.35 epochs are 5.4 steps.
+    fields |= {"schedule": schedule, "batch_size": 12, "epochs": 1.35, "resume_if_exists": True}
+    finetune(options(**fields))
+    assert finetune(options(**fields)).resumed_step == 5
+
+
+def test_a_run_from_another_sees_other_images_and_ends_as_one_long_run(options, tmp_path):
+    fields = {"schedule": ScheduleOptions(schedule="constant", lr_max=0.01), "drop_path": 0.2}
+    whole = finetune(options(epochs=4, output=tmp_path / "whole", **fields))
+    first = finetune(options(epochs=1, output=tmp_path / "first", **fields))
+    fields |= {"model": None, "new_head": False, "image_size": None, "drop_path": None}
+    second = finetune(options(epochs=1.5, from_run=first.run, output=tmp_path / "second", **fields))
+    third = finetune(options(epochs=1, from_run=second.run, resume_if_exists=True, **fields))
+    settings = [load_resume_point(r.run / "resume.pt").settings for r in (first, second, third)]
+    assert [s["epochs before"] for s in settings] == [None, 1, 3]
+    same = load_state_dict(whole.captures[1])
+    for name, tensor in load_state_dict(second.captures[0]).items():
+        assert torch.equal(tensor, same[name]), name
+    assert (
+        finetune(
+            options(epochs=1, from_run=second.run, resume_if_exists=True, **fields)
+        ).resumed_step
+        == 6
+    )
+
+
+def test_continuing_a_run_that_has_not_ended_is_told(options, half_done, tmp_path):
+    def stop(progress):
+        if progress.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = finetune(options(output=tmp_path / "first"), listener=Listener(on_progress=stop))
+    fields = {"model": None, "new_head": False, "image_size": None, "epochs": 0.2}
+    for earlier, told in ((stopped.run, True), (half_done, False)):
+        notices = []
+        finetune(
+            options(from_run=earlier, output=tmp_path / f"{told}", **fields),
+            listener=Listener(on_notice=notices.append),
+        )
+        line = f"--from {earlier}: that run has not ended, it is after step 3 of 12"
+        assert (line in notices) is told
+
+
+def test_resuming_with_fewer_epochs_than_are_done_is_refused(options, files):
+    run = finetune(options()).run
+    before = files(run)
+    message = "--epochs 1 ends the run before the 2 epochs .12 steps. that it has done"
+    with pytest.raises(TrainingError, match=message):
+        finetune(options(epochs=1, resume=True))
+    assert files(run) == before
+
+
+def test_run_json_keeps_the_command_that_began_the_run_and_the_options_of_its_caller(options):
+    caller = Caller(command="swa-tools finetune a", options={"then_average": True})
+    run = finetune(options(epochs=1), caller=caller).run
+    finetune(options(epochs=2, resume=True), caller=Caller(command="swa-tools finetune b"))
+    document = json.loads((run / "run.json").read_text())
+    assert document["command"] == "swa-tools finetune a"
+    assert document["resolved"] == {"device": "cpu", "amp": "off"}
+    finetune(options(epochs=1, force=True), caller=caller)
+    assert json.loads((run / "run.json").read_text())["options"]["then_average"] is True
+
+
+def test_a_run_without_a_capture_is_refused_where_captures_are_needed(options, tmp_path):
+    for changes, flag in (({}, "--then-average"), ({"swa_online": True}, "--swa-online")):
+        with pytest.raises(TrainingError, match=f"{flag}: the run of 3 steps completes no cycle"):
+            finetune(options(epochs=0.5, **changes), caller=Caller(needs_captures=True))
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_on_disk_are_the_start_and_their_state_is_told(options, tmp_path):
     built = create_model("timm/test_efficientnet", num_classes=3)
     path = tmp_path / "weights.safetensors"
@@ -245,6 +378,7 @@ def test_stochastic_depth_is_added_to_weights_on_disk(options, half_done):
         options(checkpoint=half_done / "start.safetensors", **changes),
         context=CPU,
         listener=Listener(),
+        caller=Caller(),
     )
     rates = {m.drop_prob for m in run.module.modules() if type(m).__name__ == "DropPath"}
     assert max(rates) > 0
@@ -285,9 +419,10 @@ def test_an_incomplete_cycle_is_announced_and_not_captured(options):
 
 
 def test_a_preview_writes_and_downloads_nothing(options, tmp_path):
-    plan, n_bytes = preview(options(pretrained=True), context=CPU)
+    plan, sizes = preview(options(pretrained=True), context=CPU, caller=Caller())
     built = create_model("timm/test_efficientnet", num_classes=3)
-    assert n_bytes == sum(t.nbytes for t in built.module.state_dict().values())
+    n_bytes = sum(t.nbytes for t in built.module.state_dict().values())
+    assert sizes.checkpoint_bytes == n_bytes
     assert plan.n_steps == 12
     assert not (tmp_path / "run").exists()
 

@@ -160,6 +160,30 @@ def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_ro
     assert files(run) == files(finished_run)
 
 
+def test_a_full_disk_as_records_are_written_says_how_to_go_on(options, monkeypatch, tmp_path):
+    def append(path, records):
+        raise OutputError(f"{path}: cannot write results: No space left on device")
+
+    monkeypatch.setattr("swa_tools.training.run_directory.append_records", append)
+    with pytest.raises(OutputError) as raised:
+        finetune(options())
+    run = tmp_path / "run"
+    assert str(raised.value) == (
+        f"{run}/metrics.jsonl: cannot write results: No space left on device;"
+        f" --resume {run} goes on from step 0"
+    )
+
+
+def test_sigusr1_as_the_run_is_set_up_ends_it_as_sigterm_does(nursery, recipe, tmp_path):
+    fifo = tmp_path / "start.safetensors"  # to read it is to wait
+    os.mkfifo(fifo)
+    process = nursery.start(*recipe, "--checkpoint", fifo, "-o", tmp_path / "run")
+    with open(fifo, "wb"):  # returns when the process reads it
+        process.kill(signal.SIGUSR1)
+        assert process.wait() == 143
+    assert "Traceback" not in process.output
+
+
 def test_running_out_of_memory_says_what_to_try(options, monkeypatch):
     def take(self, images, targets, *, step, lr):
         raise torch.OutOfMemoryError("CUDA out of memory")
