@@ -77,7 +77,9 @@ def explain(error: Exception, run: Run) -> SwaToolsError | None:
     if context.world_size == 1 or not isinstance(error, RuntimeError):
         return None
     if is_lost_connection(error):
-        return TrainingError(
+        # One is enough to tell, and the error that was the first is told by its own rank.
+        lost = TrainingError if context.is_main else OtherRankError
+        return lost(
             f"rank {context.rank}: lost the other processes in step {run.step} ({reason});"
             " look for the first error above this one"
         )

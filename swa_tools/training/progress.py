@@ -1,6 +1,7 @@
 """What a run tells whoever watches it."""
 
 import dataclasses
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -100,6 +101,7 @@ class Stopwatch:
         self._waited = 0.0
         self._images = 0
         self._start = time.monotonic()
+        self._told = self._spent()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -126,16 +128,37 @@ class Stopwatch:
         yield
         self._start = time.monotonic()
         self._images = 0
-        self._waited = 0.0
 
-    def stall(self, *, least_seconds: float = 30.0, least_share: float = 0.3) -> str | None:
-        """Return a line for the user if most of the time goes into waiting for data.
+    def stall(
+        self, *, least_seconds: float = 30.0, least_share: float = 0.3, most_faults: float = 100.0
+    ) -> str | None:
+        """Return a line for the user if training was slowed down since the last call; else None.
+
+        By data that come too slowly, or by memory that is short, so that pages which were put out
+        to the disk are read back again.
 
         Args:
-            least_seconds: Nothing is said of a shorter time.
-            least_share: Nothing is said of a smaller share of the time.
+            least_seconds: Of a shorter time nothing is said; it counts for the next call.
+            least_share: Of the time spent waiting for data nothing less is mentioned.
+            most_faults: Pages a second that may come from the disk.
         """
-        seconds = time.monotonic() - self._start
-        if seconds < least_seconds or self._waited < least_share * seconds:
+        spent = self._spent()
+        seconds, waited, faults = (
+            now - before for now, before in zip(spent, self._told, strict=True)
+        )
+        if seconds < least_seconds:
             return None
-        return f"{100 * self._waited / seconds:.0f} % of the time waiting for data; try --workers"
+        self._told = spent
+        if faults > most_faults * seconds:
+            return (
+                f"memory is short: {faults / seconds:,.0f} pages a second are read back from the"
+                " disk; try a smaller --batch-size or fewer --workers"
+            )
+        if waited < least_share * seconds:
+            return None
+        return f"{100 * waited / seconds:.0f} % of the time waiting for data; try --workers"
+
+    def _spent(self) -> tuple[float, float, int]:
+        """Return the seconds of training, those of waiting, and the pages that came from disk."""
+        seconds = self.total_seconds + time.monotonic() - self._start
+        return seconds, self._waited, resource.getrusage(resource.RUSAGE_SELF).ru_majflt

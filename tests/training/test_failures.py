@@ -13,6 +13,7 @@ from swa_tools.training.loop import finetune
 from swa_tools.training.progress import Listener
 from swa_tools.training.resume import load_resume_point
 from swa_tools.training.schedule_options import ScheduleOptions
+from swa_tools.training.start import OtherRankError
 from swa_tools.training.step import Stepper
 
 DIVERGING = ScheduleOptions(schedule="constant", lr_max=1e30, cycle_steps=1)
@@ -151,11 +152,13 @@ def test_only_errors_of_a_connection_are_those_of_other_processes(error, is_lost
     assert is_lost_connection(error) is is_lost
     run = types.SimpleNamespace(
         plan=types.SimpleNamespace(piece_size=4, accumulate=1),
-        context=types.SimpleNamespace(world_size=2, rank=1, device="cpu"),
+        context=types.SimpleNamespace(world_size=2, rank=1, is_main=False, device="cpu"),
         step=7,
         way_on=lambda: "--resume run goes on from step 6",
     )
-    message = str(explain(error, run))
+    explained = explain(error, run)
+    assert isinstance(explained, OtherRankError) is is_lost  # rank 0 tells of it
+    message = str(explained)
     assert ("lost the other processes in step 7" in message) is is_lost
     assert message.startswith("rank 1")
     assert str(error) in message

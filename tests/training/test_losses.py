@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,20 +38,39 @@ def test_nothing_new_is_nothing_to_collect():
     assert LossLog(window=[], epoch_loss=0.0).collect(CPU) is None
 
 
-def test_waiting_for_data_is_told_when_it_is_most_of_the_time(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+@pytest.fixture
+def machine(monkeypatch):
+    """Seconds and pages from the disk, as the test sets them."""
+    found = SimpleNamespace(seconds=0.0, ru_majflt=0)
+    monkeypatch.setattr("time.monotonic", lambda: found.seconds)
+    monkeypatch.setattr("resource.getrusage", lambda _: found)
+    return found
+
+
+def test_waiting_for_data_is_told_when_it_is_most_of_the_time(machine):
     watch = Stopwatch()
-    for _ in range(10):
+    for _ in range(10):  # Validations in between do not hide it.
         with watch.waiting():
-            now += 8
-        now += 2
+            machine.seconds += 8
+        machine.seconds += 2
         watch.count(20)
-    assert watch.images_per_second == 2
-    assert watch.stall() == "80 % of the time waiting for data; try --workers"
-    with watch.paused():
-        now += 1000
+        assert watch.images_per_second == 2
+        with watch.paused():
+            machine.seconds += 1000
     assert (watch.total_images, watch.total_seconds) == (200, 100)
+    assert watch.stall() == "80 % of the time waiting for data; try --workers"
     assert watch.stall() is None
-    now += 100
+    machine.seconds += 100
+    assert watch.stall() is None
+
+
+def test_a_lack_of_memory_is_told(machine):
+    watch = Stopwatch()
+    for _ in range(2):
+        machine.seconds += 20
+        machine.ru_majflt += 20_000
+        line = watch.stall()
+    assert line is not None
+    assert line.startswith("memory is short: 1,000 pages a second")
+    machine.seconds += 40
     assert watch.stall() is None
