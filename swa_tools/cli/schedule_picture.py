@@ -20,15 +20,17 @@ def schedule_picture(plan: "RunPlan") -> Picture:
     steps = sorted({*range(1, plan.n_steps + 1, every), *plan.captures, plan.n_steps})
 
     def draw(figure: "Figure", theme: "Theme") -> None:
+        from swa_tools.report.style import figure_legend, marker_style
+
         axes = figure.add_subplot()
-        epochs = [plan.epoch(step) for step in steps]
-        rates = [plan.schedule.lr(step) for step in steps]
-        axes.plot(epochs, rates, color=theme.ink, linewidth=1, drawstyle="steps-mid")
+        # A step's rate holds from the end of the step before to its own.
+        epochs = [0.0, *(plan.epoch(step) for step in steps)]
+        rates = [plan.schedule.lr(step) for step in (1, *steps)]
+        axes.plot(epochs, rates, color=theme.ink, linewidth=1, drawstyle="steps-pre")
         axes.plot(
             [plan.epoch(step) for step in plan.captures],
             [plan.schedule.lr(step) for step in plan.captures],
-            "o",
-            color=theme.swa,
+            **marker_style("checkpoint", theme, hollow=True) | {"linestyle": "none"},
             label="checkpoint",
             clip_on=False,
             zorder=3,
@@ -37,7 +39,7 @@ def schedule_picture(plan: "RunPlan") -> Picture:
         axes.set_ylabel("learning rate")
         axes.set_ylim(bottom=0)
         if len(plan.captures):
-            axes.legend(loc="upper right")
+            figure_legend(figure, axes)
 
     return Picture(
         title="Learning rate",
