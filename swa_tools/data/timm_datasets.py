@@ -36,7 +36,8 @@ def open_dataset(
         dataset = create_dataset(name, root=str(root), split=TIMM_SPLITS[split], download=download)
     except Exception as error:  # Whatever the library behind the name raises.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{root}: timm cannot open the data set {name!r}: {reason}") from error
+        what = f"the data set {name!r}" if name else "it"  # Without a name it is the file itself.
+        raise DataError(f"{root}: timm cannot open {what}: {reason}") from error
     if isinstance(dataset, IterableDataset):
         raise DataError(
             f"{root}: the data set {name!r} is a stream; only data sets whose images can be read in"

@@ -56,6 +56,12 @@ def test_tar_file_has_the_images_of_the_folder(image_folder, tmp_path, preproces
     assert torch.equal(pixels, expected_pixels)
 
 
+def test_a_tar_file_that_is_none_is_one_line(tmp_path):
+    (tmp_path / "val.tar").write_bytes(b"no tar file")
+    with pytest.raises(DataError, match=r"val\.tar: timm cannot open it: truncated header"):
+        open_split("val", data=tmp_path)
+
+
 @pytest.mark.parametrize("pattern", ["set-{}-{:04d}.tar", "{}/{:04d}.tar"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_shards_have_the_images_of_the_folder(
