@@ -12,7 +12,6 @@ from swa_tools.checkpoints import (
     Checkpoint,
     CheckpointMetadata,
     ModelInfo,
-    Preprocessing,
     SourceInfo,
 )
 from swa_tools.checkpoints.metadata import Kind
@@ -30,7 +29,7 @@ def describe(
     Raises:
         CheckpointError: The sources say that they belong to different models.
     """
-    model, preprocessing = _model_of(plan.checkpoints)
+    model, last = _model_of(plan.checkpoints)
     sources = tuple(
         SourceInfo(
             name=checkpoint.name,
@@ -43,7 +42,9 @@ def describe(
     return CheckpointMetadata(
         kind=kind,
         model=model,
-        preprocessing=preprocessing,
+        preprocessing=None if last is None else last.preprocessing,
+        view=None if last is None else last.view,
+        data=None if last is None else last.data,
         bn=_bn_of(plan),
         average=AverageInfo(include_init=include_init, weighting=plan.weighting, sources=sources),
         swa_tools=__version__,
@@ -62,10 +63,10 @@ def with_digests(metadata: CheckpointMetadata, digests: Sequence[str]) -> Checkp
 
 def _model_of(
     checkpoints: Sequence[Checkpoint],
-) -> tuple[ModelInfo | None, Preprocessing | None]:
-    """Return the model that the sources agree on, and the last one's preprocessing."""
+) -> tuple[ModelInfo | None, CheckpointMetadata | None]:
+    """Return the model that the sources agree on, and the last metadata that name it."""
     model: ModelInfo | None = None
-    preprocessing: Preprocessing | None = None
+    last: CheckpointMetadata | None = None
     said_by: Checkpoint | None = None
     for checkpoint in checkpoints:
         metadata = checkpoint.metadata
@@ -80,8 +81,8 @@ def _model_of(
                     f"{checkpoint.path}: another model than that of {said_by.path}: its"
                     f" {field.name} is {found!r:.100}, expected {expected!r:.100}"
                 )
-        preprocessing = metadata.preprocessing
-    return model, preprocessing
+        last = metadata
+    return model, last
 
 
 def _bn_of(plan: AveragePlan) -> BnInfo:

@@ -49,14 +49,15 @@ class Moments:
 
         Args:
             mean: Of each channel's values, (C,).
-            variance: Unbiased, (C,).
+            variance: Biased, (C,).
             count: Number of values of each channel, at least 2.
             batch_size: Number of images.
         """
+        unbiased = count / (count - 1)
         weight, spread_per_variance = {
-            "population": (count, count - 1),
-            "batch-mean": (1, 1),
-            "sample-weighted": (batch_size, batch_size),
+            "population": (count, count),
+            "batch-mean": (1, unbiased),
+            "sample-weighted": (batch_size, batch_size * unbiased),
         }[self.estimator]
         device = self.mean.device
         # To the device first: MPS has no float64 to convert to.

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from swa_tools import __version__
-from swa_tools.batchnorm.recompute import BnOptions, Recomputation, recompute
+from swa_tools.batchnorm.conditions import BnOptions, conditions_of
+from swa_tools.batchnorm.recompute import Recomputation, recompute
 from swa_tools.batchnorm.recorder import batchnorm_layers
 from swa_tools.checkpoints import BnInfo, CheckpointMetadata, check_output
 from swa_tools.data import ImageSet
@@ -71,6 +72,7 @@ def update_checkpoint(
             images,
             preprocessing=built.preprocessing,
             options=options,
+            conditions=conditions_of(options, metadata, built.preprocessing),
             context=context,
             on_batch=on_batch,
         )

@@ -89,12 +89,13 @@ def update_bn_many(
 ) -> list[BnReport]:
     """Replace the running statistics of several models in one pass over the batches.
 
-    BatchNorm layers run in train mode and everything else in evaluation mode: dropout and
-    stochastic depth stay off. Frozen layers stay as they are: those with momentum 0, and those in
-    evaluation mode inside of a model that is in train mode. SyncBatchNorm normalises by itself
-    here. `num_batches_tracked` becomes the number of calls, as with torch's `update_bn`. Modes,
-    momenta and hooks are afterwards as before; after an error the statistics are, too. If no model
-    has a layer to recompute, the batches are not touched.
+    BatchNorm layers normalise by the batch, as in train mode, and everything else is in evaluation
+    mode: dropout and stochastic depth stay off. Frozen layers stay as they are: those with momentum
+    0, and those in evaluation mode inside a model that is in train mode. SyncBatchNorm normalises
+    by the rank's own batch here. `num_batches_tracked` becomes the number of calls, as with torch's
+    `update_bn`. Modes and hooks are afterwards as before; after an error the statistics are, too.
+    If no model has a layer to recompute, the batches are not touched. Sums are kept in float64 (see
+    `moments`).
 
     Args:
         models: Models on one device. Of a compiled model, and of one wrapped for data

@@ -12,10 +12,12 @@ from swa_tools.checkpoints.metadata import (
     AverageInfo,
     BnInfo,
     CheckpointMetadata,
+    DataInfo,
     ModelInfo,
     Preprocessing,
     SourceInfo,
     TrainingInfo,
+    ViewInfo,
 )
 from swa_tools.checkpoints.reader import Checkpoint, open_checkpoint
 from swa_tools.checkpoints.writer import (
@@ -31,12 +33,14 @@ __all__ = [
     "BnInfo",
     "Checkpoint",
     "CheckpointMetadata",
+    "DataInfo",
     "ModelInfo",
     "Preprocessing",
     "SafetensorsWriter",
     "SourceInfo",
     "TensorInfo",
     "TrainingInfo",
+    "ViewInfo",
     "atomic_output",
     "check_output",
     "content_digest",

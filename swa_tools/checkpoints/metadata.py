@@ -65,6 +65,46 @@ class Preprocessing:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ViewInfo:
+    """How an image becomes the network's input in training, or in a recompute of BatchNorm.
+
+    Attributes:
+        size: Height and width of the input, in pixels.
+        crop: `random-resized`, as torchvision's RandomResizedCrop; or `evaluation`: as the
+            file's `preprocessing` says, and nothing below counts.
+        min_area: Area of the smallest random crop, as a part of the image's.
+        flip: Probability of a horizontal flip.
+        interpolation: As in `Preprocessing`.
+    """
+
+    size: int
+    crop: Literal["random-resized", "evaluation"]
+    min_area: float | None = None
+    flip: float | None = None
+    interpolation: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataInfo:
+    """The images that a run trained on, and how it dealt them out.
+
+    Where they lie on the disk is in the run's `run.json`.
+
+    Attributes:
+        n_samples: Number of images.
+        digest: Digest of their names; None for synthetic images.
+        batch_size: Images that BatchNorm saw at a time: a rank's share of a batch, or the piece of
+            it that is computed at once; with SyncBatchNorm those of all ranks.
+        seed: Seed of their order and augmentation.
+    """
+
+    n_samples: int
+    digest: str | None = None
+    batch_size: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BnInfo:
     """Where the running statistics come from.
 
@@ -74,7 +114,7 @@ class BnInfo:
         estimator: `population`, `batch-mean` or `sample-weighted`, once updated.
         n_samples: Images that the recompute saw.
         batch_size: Images in its batches.
-        augment: Whether they were augmented as in training.
+        view: How they were prepared; None in files of version 0.1.
         train_mode: Whether the whole model was in train mode, dropout and all.
         seed: Of the subset, the order and everything else that was drawn.
         data_digest: Digest of the names of these images.
@@ -84,7 +124,7 @@ class BnInfo:
     estimator: str | None = None
     n_samples: int | None = None
     batch_size: int | None = None
-    augment: bool | None = None
+    view: ViewInfo | None = None
     train_mode: bool | None = None
     seed: int | None = None
     data_digest: str | None = None
@@ -145,11 +185,26 @@ class AverageInfo:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointMetadata:
-    """The whole document. `swa_tools` is the version that wrote it."""
+    """The whole document.
+
+    Attributes:
+        kind: What the file is.
+        model: Which network it belongs to; None if nobody said.
+        preprocessing: How images are prepared in evaluation.
+        view: How the run that it comes from prepared them in training; of an average, the last
+            source's. None if it does not come from a run.
+        data: The images of that run, under the same rule.
+        bn: State of the running statistics.
+        training: The moment of a checkpoint.
+        average: How an average came about.
+        swa_tools: The version that wrote the file.
+    """
 
     kind: Kind
     model: ModelInfo | None = None
     preprocessing: Preprocessing | None = None
+    view: ViewInfo | None = None
+    data: DataInfo | None = None
     bn: BnInfo
     training: TrainingInfo | None = None
     average: AverageInfo | None = None

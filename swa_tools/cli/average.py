@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from swa_tools.cli.computing import computing
 from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.options import (
     NumberList,
@@ -16,10 +17,18 @@ from swa_tools.cli.options import (
     json_option,
     model_options,
     results_option,
-    seed_option,
 )
 from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
-from swa_tools.cli.passes import bn_options, pass_options
+from swa_tools.cli.passes import (
+    bn_options,
+    has_split,
+    open_split,
+    pass_options,
+    run_seed_option,
+    take_bn_options,
+    take_evaluation_options,
+)
+from swa_tools.cli.results import check_results
 from swa_tools.cli.sections import SectionedCommand
 from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.errors import SwaToolsError
@@ -36,7 +45,7 @@ SECTIONS = {
     "Which checkpoints": "every first last top metric lowest include_init",
     "How": "weights ema interpolate allow_negative running dtype allow_nonfinite",
     "BatchNorm and scores, with images": "data train_dir val_dir dataset estimator n_samples"
-    " augment train_mode batch_size device workers amp channels_last skip_bad_images seed results",
+    " view train_mode batch_size device workers amp channels_last skip_bad_images seed results",
     "Files of other tools": "model model_kwargs num_classes image_size entry",
 }
 
@@ -70,7 +79,7 @@ SECTIONS = {
 @bn_options
 @pass_options
 @model_options
-@seed_option
+@run_seed_option
 @results_option
 @force_option
 @json_option
@@ -104,8 +113,9 @@ def command(
 
     CHECKPOINT is a file (safetensors, a sharded index, .pth, .ckpt, …), a model folder, a run
     directory (its captures) or a quoted glob. A file that is there twice counts once. With --data
-    the average's BatchNorm statistics are recomputed on the training images, and it is scored on
-    the validation images, in one go.
+    the average's BatchNorm statistics are recomputed on the training images, prepared as the run
+    trained on them, and it is scored on the validation images, if there are any, beside the
+    averaged statistics and the best checkpoint.
     """
     from swa_tools.averaging import (
         AverageOptions,
@@ -144,17 +154,24 @@ def command(
     if given["data"] or given["train_dir"] or given["val_dir"]:
         if running or output.endswith("/"):
             raise click.UsageError("With --data the output is one file.")
-        average_recompute_evaluate(
-            paths,
-            Path(output),
-            {**given, "entry": entry},
-            options=options,
-            results=results,
-            command_line=command_line(),
-            as_json=as_json,
-            weighting=weighting,
-            include_init=include_init,
-        )
+        check_results(results)
+        given |= {"entry": entry}
+        with computing(given["device"]) as context:
+            average_recompute_evaluate(
+                paths,
+                Path(output),
+                train=open_split("train", given),
+                val=open_split("val", given) if has_split("val", given) else None,
+                average=options,
+                bn=take_bn_options(given, device=context.device),
+                evaluation=take_evaluation_options(given, device=context.device),
+                context=context,
+                command_line=command_line(),
+                as_json=as_json,
+                results=results,
+                weighting=weighting,
+                include_init=include_init,
+            )
         return
     n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     with progress("averaging", n_bytes or None, unit="bytes") as advance:

@@ -220,7 +220,7 @@ def _finish(
         captures, val, options=dataclasses.replace(scoring, ensemble=True), context=context
     )
     command = f"swa-tools demo --seed {swa.seed}"
-    records = ready.scores.records(split="val", command=command)
+    records = [] if ready.scores is None else ready.scores.records(split="val", command=command)[:1]
     append_records(swa.output / "results.jsonl", records)
     picture = output / "accuracy.png"
     metrics = read_records(swa.output / "metrics.jsonl")

@@ -43,7 +43,7 @@ SECTIONS = {
     " start_epoch milestones gamma",
     "Optimizer": "batch_size accumulate optimizer momentum nesterov weight_decay"
     " no_decay_norm_bias clip_grad label_smoothing",
-    "Averages": "then_average swa_online swa_every keep_checkpoints ema",
+    "Averages": "then_average swa_online include_init swa_every keep_checkpoints ema",
     "Speed": "device amp channels_last compile sync_bn",
     "Stopping and going on": "resume resume_if_exists resume_every config allow_nonfinite",
 }
@@ -161,6 +161,11 @@ SECTIONS = {
     help="Keep the average in the run, BatchNorm recomputed and scored (RUN/swa.safetensors).",
 )
 @click.option(
+    "--include-init",
+    is_flag=True,
+    help="Count the starting weights in the average once, too, as Algorithm 1 is printed.",
+)
+@click.option(
     "--swa-every", type=COUNT, metavar="N", help="Score it every N captures.  [default: at the end]"
 )
 @click.option(
@@ -241,6 +246,8 @@ def command(*, only_plan: bool, as_json: bool, **given: Any) -> int:
     plot_schedule = given.pop("plot_schedule")
     if then_average and given["swa_online"]:
         raise click.UsageError("--swa-online averages in the run: leave --then-average out.")
+    if given["include_init"] and not (then_average or given["swa_online"]):
+        raise click.UsageError("--include-init needs an average: --then-average or --swa-online.")
     if only_plan and given["output"] is None:
         given["output"] = DEFAULTS.output
     options = _options(given)

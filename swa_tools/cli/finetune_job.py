@@ -5,7 +5,7 @@ import dataclasses
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swa_tools.checkpoints import check_output
 from swa_tools.cli.computing import computing
@@ -62,7 +62,7 @@ def run_job(
             if then_average and result.stopped_by is None:
                 if context.is_main:
                     notice(describe_speed(result))
-                _average(result, options, as_json=as_json)
+                _average(result, options, context, as_json=as_json)
             elif context.is_main:
                 print_result(result, as_json=as_json)
             # No rank takes its connections down while another works; one may be gone already.
@@ -101,25 +101,39 @@ def _drawing(listener: "Listener", path: Path, *, force: bool) -> "Listener":
     return dataclasses.replace(listener, on_plan=on_plan)
 
 
-def _average(result: "FinetuneResult", options: FinetuneOptions, *, as_json: bool) -> None:
+def _average(
+    result: "FinetuneResult", options: FinetuneOptions, context: "Distributed", *, as_json: bool
+) -> None:
     """Average the captures into the run directory, as `average --data` does; on every rank."""
     from swa_tools.averaging import AverageOptions
+    from swa_tools.batchnorm import BnOptions
+    from swa_tools.data import has_split, open_split
+    from swa_tools.distributed import amp_dtype
+    from swa_tools.evaluation import EvaluationOptions
     from swa_tools.training.run_directory import RunDirectory
 
-    of_bn = {"estimator": "population", "n_samples": None, "augment": False, "train_mode": False}
-    of_model = {
-        "model": None,
-        "model_kwargs": (),
-        "num_classes": None,
-        "entry": None,
-        "image_size": None,
+    of_any_pass: dict[str, Any] = {
+        "workers": options.workers,
+        "skip_bad_images": options.skip_bad_images,
+        "channels_last": options.channels_last,
+        "amp": amp_dtype(options.amp, context.device),
     }
+    places: dict[str, Any] = {"data": options.data, "dataset": options.dataset}
+    has_val = has_split("val", directory=options.val_dir, **places)
+    batch_size = -(-options.batch_size // (context.world_size * options.accumulate))
+    directory = RunDirectory(result.run)
+    captures = list(result.captures)
     average_recompute_evaluate(
-        list(result.captures),
-        RunDirectory(result.run).average,
-        {**dataclasses.asdict(options), **of_bn, **of_model},
-        options=AverageOptions(force=True),
-        results=None,
+        [directory.start, *captures] if options.include_init else captures,
+        directory.average,
+        train=open_split("train", directory=options.train_dir, **places),
+        val=open_split("val", directory=options.val_dir, **places) if has_val else None,
+        average=AverageOptions(force=True),
+        bn=BnOptions(**of_any_pass),
+        # What fits into memory with gradients fits without.
+        evaluation=EvaluationOptions(batch_size=max(64, batch_size), **of_any_pass),
+        context=context,
         command_line=command_line(),
         as_json=as_json,
+        include_init=options.include_init,
     )

@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 _PASS_OPTIONS = (
     click.option(
         "--batch-size",
-        default=256,
-        show_default=True,
         type=click.IntRange(min=1),
-        help="Images in a batch; each batch is on one process.",
+        help="Images in a batch; each batch is on one process.  [default: for BatchNorm the run's,"
+        " at least 64; else 256]",
     ),
     device_option,
     workers_option,
@@ -41,7 +40,24 @@ _PASS_OPTIONS = (
     skip_bad_images_option,
 )
 
-_BN_OPTIONS = (
+view_options: tuple[Decorator, ...] = (
+    click.option(
+        "--view",
+        type=click.Choice(["training", "evaluation"]),
+        default="training",
+        show_default=True,
+        help="Recompute on images prepared as in the run's training, or as in evaluation.",
+    ),
+    # What the option was called in version 0.1.
+    click.option("--augment", "view", flag_value="training", hidden=True),
+    click.option("--no-augment", "view", flag_value="evaluation", hidden=True),
+)
+
+run_seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), help="Random seed.  [default: the run's own, else 0]"
+)
+
+_BN_OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--estimator",
         type=click.Choice(["population", "batch-mean", "sample-weighted"]),
@@ -57,12 +73,7 @@ _BN_OPTIONS = (
         metavar="N",
         help="Recompute on a random, class-balanced subset of N images.  [default: all]",
     ),
-    click.option(
-        "--augment/--no-augment",
-        default=False,
-        show_default=True,
-        help="Recompute on images as in training, or as in evaluation.",
-    ),
+    *view_options,
     click.option(
         "--train-mode",
         is_flag=True,
@@ -84,7 +95,7 @@ def pass_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def bn_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--estimator`, `--samples`, `--augment` and `--train-mode`."""
+    """Add `--estimator`, `--samples`, `--view` and `--train-mode`."""
     return _add(_BN_OPTIONS, function)
 
 
@@ -103,8 +114,9 @@ def take_bn_options(given: dict[str, Any], *, device: "torch.device") -> "BnOpti
     """
     from swa_tools.batchnorm import BnOptions
 
-    own = {name: given.pop(name) for name in ("estimator", "n_samples", "augment", "train_mode")}
-    return BnOptions(**own, **_of_any_pass(given, device), seed=given["seed"])
+    own = {name: given.pop(name) for name in ("estimator", "n_samples", "view", "train_mode")}
+    shared = _of_any_pass(given, device)
+    return BnOptions(**own, **shared, batch_size=given["batch_size"], seed=given["seed"])
 
 
 def take_evaluation_options(
@@ -115,6 +127,8 @@ def take_evaluation_options(
 
     names = ("ensemble", "allow_stale_bn", "save_logits", "at_once", "compile")
     own = {name: given.pop(name) for name in names if name in given}
+    if given["batch_size"] is not None:
+        own["batch_size"] = given["batch_size"]
     return EvaluationOptions(**own, **_of_any_pass(given, device), **model_choice(given))
 
 
@@ -132,8 +146,17 @@ def model_choice(given: dict[str, Any]) -> dict[str, Any]:
 def _of_any_pass(given: dict[str, Any], device: "torch.device") -> dict[str, Any]:
     from swa_tools.distributed import amp_dtype
 
-    names = ("batch_size", "workers", "skip_bad_images", "channels_last")
+    names = ("workers", "skip_bad_images", "channels_last")
     return {name: given[name] for name in names} | {"amp": amp_dtype(given["amp"], device)}
+
+
+def has_split(split: Literal["train", "val"], given: dict[str, Any]) -> bool:
+    """Tell whether `data_options` name images of a split at all."""
+    from swa_tools import data
+
+    return data.has_split(
+        split, data=given["data"], directory=given[f"{split}_dir"], dataset=given["dataset"]
+    )
 
 
 def open_split(split: Literal["train", "val"], given: dict[str, Any]) -> "ImageSet":

@@ -52,7 +52,7 @@ def command(
         from swa_tools.landscape.ray import RayOptions, measure_rays
 
         options = RayOptions(
-            n_rays=n_rays, n_points=n_points, distance=distance, seed=given["seed"]
+            n_rays=n_rays, n_points=n_points, distance=distance, seed=given["seed"] or 0
         )
         measure_rays(paths, survey, options=options)
 

@@ -17,13 +17,13 @@ from swa_tools.cli.options import (
     model_options,
     output_option,
     results_option,
-    seed_option,
 )
 from swa_tools.cli.output import command_line, notice, print_json, print_table
 from swa_tools.cli.passes import (
     bn_options,
     open_split,
     pass_options,
+    run_seed_option,
     save_logits_option,
     take_bn_options,
     take_evaluation_options,
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 @pass_options
 @save_logits_option
 @model_options
-@seed_option
+@run_seed_option
 @results_option
 @force_option
 @json_option
@@ -104,7 +104,7 @@ def command(
             chosen_by = open_split("val", given)
         else:
             n_samples = held_out or max(1, len(train) // 10)
-            chosen_by, train = hold_out(train, n_samples, seed=given["seed"])
+            chosen_by, train = hold_out(train, n_samples, seed=given["seed"] or 0)
         soup = greedy_soup(
             paths,
             output,
@@ -164,7 +164,7 @@ def _document(soup: "GreedySoup", output: Path, split: str) -> dict[str, Any]:
 
 
 def _print(soup: "GreedySoup", output: Path, split: str) -> None:
-    for line in soup.recomputation.reports[0].notices():
+    for line in soup.recomputation.notices():
         notice(line)
     rows = [
         [

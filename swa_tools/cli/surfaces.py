@@ -16,10 +16,15 @@ from swa_tools.cli.options import (
     force_option,
     json_option,
     model_options,
-    seed_option,
 )
 from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
-from swa_tools.cli.passes import model_choice, open_split, pass_options
+from swa_tools.cli.passes import (
+    model_choice,
+    open_split,
+    pass_options,
+    run_seed_option,
+    view_options,
+)
 from swa_tools.cli.pictures import picture_options, save_picture
 from swa_tools.errors import SwaToolsError
 
@@ -76,12 +81,7 @@ _SURFACE_OPTIONS: tuple[Decorator, ...] = (
         help="Training images to recompute BatchNorm on at every point; 0 leaves it as it is, and"
         " the picture of a network with BatchNorm is wrong.",
     ),
-    click.option(
-        "--augment/--no-augment",
-        default=False,
-        show_default=True,
-        help="Recompute on images as in training, or as in evaluation.",
-    ),
+    *view_options,
     click.option(
         "--weight-decay",
         type=click.FloatRange(min=0),
@@ -100,7 +100,7 @@ _SURFACE_OPTIONS: tuple[Decorator, ...] = (
     ),
     pass_options,
     model_options,
-    seed_option,
+    run_seed_option,
     *drawing_options,
     force_option,
     json_option,
@@ -212,7 +212,7 @@ def _measure(
     from swa_tools.landscape.survey import Listener, Survey
 
     names = (
-        *("train_samples", "val_samples", "bn_samples", "augment", "seed", "batch_size"),
+        *("train_samples", "val_samples", "bn_samples", "view", "seed", "batch_size"),
         *("workers", "skip_bad_images", "channels_last", "cache_images"),
     )
     with computing(given["device"]) as context, contextlib.ExitStack() as stack:

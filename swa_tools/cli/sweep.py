@@ -20,13 +20,13 @@ from swa_tools.cli.options import (
     json_option,
     model_options,
     results_option,
-    seed_option,
 )
-from swa_tools.cli.output import command_line, print_json, print_table
+from swa_tools.cli.output import command_line, notice, print_json, print_table
 from swa_tools.cli.passes import (
     bn_options,
     open_split,
     pass_options,
+    run_seed_option,
     take_bn_options,
     take_evaluation_options,
 )
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     help="Averages in memory at a time; so many share a pass over the images.",
 )
 @model_options
-@seed_option
+@run_seed_option
 @results_option
 @force_option
 @json_option
@@ -110,6 +110,7 @@ def command(
             evaluation=take_evaluation_options(given, device=context.device),
             context=context,
             watch=functools.partial(rank_progress, context),
+            on_notice=notice if context.is_main else None,
         )
     if not context.is_main:
         return

@@ -15,10 +15,16 @@ from swa_tools.cli.options import (
     json_option,
     model_options,
     output_option,
-    seed_option,
 )
 from swa_tools.cli.output import notice, print_json, progress
-from swa_tools.cli.passes import bn_options, model_choice, open_split, pass_options, take_bn_options
+from swa_tools.cli.passes import (
+    bn_options,
+    model_choice,
+    open_split,
+    pass_options,
+    run_seed_option,
+    take_bn_options,
+)
 
 if TYPE_CHECKING:
     from swa_tools.batchnorm import Recomputation
@@ -36,15 +42,15 @@ if TYPE_CHECKING:
 @bn_options
 @pass_options
 @model_options
-@seed_option
+@run_seed_option
 @force_option
 @json_option
 def command(*, checkpoint: Path, output: Path, force: bool, as_json: bool, **given: Any) -> None:
     """Recompute the BatchNorm statistics of a CHECKPOINT on the training images.
 
-    Averaged weights need it: no average of statistics fits them. Only BatchNorm layers run in
-    train mode, on images prepared as in evaluation. What the authors' code does is
-    --estimator sample-weighted --augment --train-mode.
+    Averaged weights need it: no average of statistics fits them. Images are prepared as in the
+    training that the weights come from; only BatchNorm layers run in train mode. What the authors'
+    code does is --estimator sample-weighted --train-mode.
     """
     from swa_tools.batchnorm import update_checkpoint
 
@@ -71,7 +77,7 @@ def command(*, checkpoint: Path, output: Path, force: bool, as_json: bool, **giv
 
 def _print(recomputation: "Recomputation", output: Path, *, as_json: bool) -> None:
     report = recomputation.reports[0]
-    for line in report.notices():
+    for line in recomputation.notices():
         notice(f"{output}: {line}")
     if recomputation.n_skipped:
         notice(f"{recomputation.n_skipped} images could not be read and were left out")
@@ -84,7 +90,9 @@ def _print(recomputation: "Recomputation", output: Path, *, as_json: bool) -> No
         }
         print_json(document)
     else:
+        view = recomputation.conditions.view
+        crops = "as in evaluation" if view.crop == "evaluation" else f"random crops, {view.size} px"
         click.echo(
             f"{output}: {report.n_layers} BatchNorm layers, measured on {report.n_samples:,}"
-            f" images in {report.n_batches:,} batches"
+            f" images ({crops}) in {report.n_batches:,} batches"
         )

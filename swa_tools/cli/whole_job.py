@@ -3,18 +3,23 @@
 import contextlib
 import dataclasses
 import functools
+import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swa_tools.cli.computing import computing
+import click
+
 from swa_tools.cli.output import notice, print_json, print_table, progress
-from swa_tools.cli.passes import open_split, take_bn_options, take_evaluation_options
-from swa_tools.cli.results import check_results, common_run, recording
+from swa_tools.cli.results import common_run, recording
 
 if TYPE_CHECKING:
     from swa_tools.averaging import AverageOptions, Weighting
+    from swa_tools.batchnorm import BnOptions
+    from swa_tools.data import ImageSet
     from swa_tools.distributed import Distributed
+    from swa_tools.evaluation import EvaluationOptions
     from swa_tools.records import Record
     from swa_tools.selection import ScoredAverage
 
@@ -22,12 +27,16 @@ if TYPE_CHECKING:
 def average_recompute_evaluate(
     paths: Sequence[Path],
     output: Path,
-    given: dict[str, Any],
     *,
-    options: "AverageOptions",
-    results: Path | None,
+    train: "ImageSet",
+    val: "ImageSet | None",
+    average: "AverageOptions",
+    bn: "BnOptions",
+    evaluation: "EvaluationOptions",
+    context: "Distributed",
     command_line: str,
     as_json: bool,
+    results: Path | None = None,
     weighting: "Weighting | None" = None,
     include_init: bool = False,
 ) -> None:
@@ -36,43 +45,55 @@ def average_recompute_evaluate(
     Args:
         paths: The checkpoints.
         output: Safetensors file to write.
-        given: Parameters of `data_options`, `bn_options`, `pass_options`, `model_options`, `seed`.
-        options: How to average.
-        results: Where the record goes; None: to the run that all checkpoints come from, if any.
+        train: Images to recompute BatchNorm on.
+        val: Images to score on; None to score nothing.
+        average: How to average.
+        bn: How to recompute.
+        evaluation: How to score.
+        context: The processes that share the work.
         command_line: How to obtain the scores again.
         as_json: Whether to print one JSON document.
+        results: Where the record goes; None: to the run that all checkpoints come from, if any.
         weighting: As in `average_checkpoints`.
         include_init: The same.
     """
     from swa_tools.selection import average_and_score
 
-    check_results(results)
-    with computing(given["device"]) as context:
-        train, val = open_split("train", given), open_split("val", given)
-        evaluation = take_evaluation_options(given, device=context.device)
-        scored = average_and_score(
-            paths,
-            output,
-            train=train,
-            val=val,
-            weighting=weighting,
-            include_init=include_init,
-            average=options,
-            bn=take_bn_options(given, device=context.device),
-            evaluation=evaluation,
-            context=context,
-            watch=functools.partial(rank_progress, context),
-        )
+    run = common_run(paths)
+    minima = [] if run is None else _minima(run, paths)
+    scored = average_and_score(
+        paths,
+        output,
+        train=train,
+        val=val,
+        reference=_reference(paths, minima),
+        weighting=weighting,
+        include_init=include_init,
+        average=average,
+        bn=bn,
+        evaluation=evaluation,
+        context=context,
+        watch=functools.partial(rank_progress, context),
+    )
     if not context.is_main:
         return
-    for line in (*scored.recomputation.reports[0].notices(), *scored.scores.notices):
+    for line in scored.recomputation.notices():
         notice(line)
-    n_skipped = scored.recomputation.n_skipped + scored.scores.n_skipped
+    n_skipped = scored.recomputation.n_skipped + (scored.scores.n_skipped if scored.scores else 0)
     if n_skipped:
         notice(f"{n_skipped} images could not be read and were left out")
-    records = scored.scores.records(split="val", command=command_line)
-    with recording(records, results, paths=paths):
-        _print(scored, records, run=common_run(paths), as_json=as_json)
+    if scored.scores is None:
+        notice("no validation images: the average is not scored")
+        _print_unscored(scored, output, as_json=as_json)
+        return
+    record = scored.scores.records(split="val", command=command_line)[0]
+    with recording([record], results, paths=paths):
+        if as_json:
+            print_json(_document(scored))
+        else:
+            _print(scored, record, run=run)
+        for line in verdicts(scored, paths, minima, run=run):
+            notice(line)
 
 
 @contextlib.contextmanager
@@ -87,38 +108,24 @@ def rank_progress(
         yield advance
 
 
-def _print(
-    scored: "ScoredAverage", records: "Sequence[Record]", *, run: Path | None, as_json: bool
-) -> None:
-    checkpoint = scored.scores.checkpoints[0]
-    if as_json:
-        print_json(
-            {
-                "path": str(checkpoint.path),
-                "digest": checkpoint.digest,
-                "bn": dataclasses.asdict(scored.recomputation.bn),
-                "n_sources": len(scored.average.metadata.average.sources)
-                if scored.average and scored.average.metadata.average
-                else 0,
-                **dataclasses.asdict(checkpoint.score),
-            }
-        )
-        return
-    earlier = _validations(run) if run is not None else []
-    rows = [
-        [
-            record.checkpoint or "",
-            "" if record.epoch is None else f"{record.epoch:g}",
-            f"{record.top1:.2f}",
-            "" if record.top5 is None else f"{record.top5:.2f}",
-            f"{record.nll:.4f}",
-        ]
-        for record in [*earlier, *records]
+def _reference(paths: Sequence[Path], minima: "Sequence[Record]") -> Path | None:
+    """Return what the average is compared with: the best minimum, else the last checkpoint."""
+    if len(paths) < 2:
+        return None
+    if not minima:
+        return paths[-1]
+    best = max(minima, key=lambda record: record.top1 or 0)
+    return next(path for path in paths if path.name == best.checkpoint)
+
+
+def _minima(run: Path, paths: Sequence[Path]) -> "list[Record]":
+    """Return how a run scored those of its minima that are averaged."""
+    names = {path.name for path in paths if path.parent.name == "checkpoints"}
+    return [
+        record
+        for record in _validations(run)
+        if record.kind == "checkpoint" and record.checkpoint in names
     ]
-    caption = f"{checkpoint.score.n_samples:,} images of val"
-    if earlier:
-        caption += "; start and minima as the run scored them"
-    print_table(["checkpoint", "epoch", "top-1 %", "top-5 %", "nll"], rows, caption=caption)
 
 
 def _validations(run: Path) -> "list[Record]":
@@ -135,3 +142,139 @@ def _validations(run: Path) -> "list[Record]":
         and record.kind in ("start", "checkpoint")
         and record.top1 is not None
     ]
+
+
+def verdicts(
+    scored: "ScoredAverage",
+    paths: Sequence[Path],
+    minima: "Sequence[Record]",
+    *,
+    run: Path | None,
+) -> Iterator[str]:
+    """Say where the average is worse than it could be, and what to do about it."""
+    is_worse_than_stale = scored.is_worse_than(scored.stale)
+    if is_worse_than_stale and scored.stale is not None:
+        view = scored.recomputation.conditions.view
+        other = "training" if view.crop == "evaluation" else "evaluation"
+        yield (
+            f"the recompute of BatchNorm costs {_points(scored, scored.stale)}: the averaged"
+            f" statistics are better (p {_p_value(scored, scored.stale)}). Its images may not be"
+            f" what the network was trained on: try --view {other}; examples/bn_ablation.py"
+            " compares all ways"
+        )
+    if scored.is_worse_than(scored.reference) and scored.reference is not None:
+        yield (
+            f"the average is {_points(scored, scored.reference)} below {scored.reference}"
+            f" (p {_p_value(scored, scored.reference)})"
+            + ("" if is_worse_than_stale else "; fewer checkpoints (--last N) may be better")
+        )
+    if run is not None and _is_rising(minima) and _is_descending(paths):
+        yield (
+            f"the run is still descending: its minima rise from {minima[0].top1:.2f} to"
+            f" {minima[-1].top1:.2f} % and move on through weight space (swa-tools trajectory"
+            f" {shlex.quote(str(run))}), so that early ones hold the average back. Train on, or"
+            " average the last few: swa-tools sweep"
+            f" {shlex.quote(str(run))} --data DIR scores the last 1, 2, …"
+        )
+
+
+def _points(scored: "ScoredAverage", name: str) -> str:
+    difference = scored.score_of(name).top1 - scored.output.score.top1
+    return f"{difference:.2f} points of top-1"
+
+
+def _p_value(scored: "ScoredAverage", name: str) -> str:
+    assert scored.scores is not None  # noqa: S101 -- only what was scored is compared
+    p_value = scored.scores.evaluation.p_value(scored.output.name, name)
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+
+
+def _is_rising(minima: "Sequence[Record]") -> bool:
+    """Tell whether the last minimum is better than the first by more than chance (95 %)."""
+    if len(minima) < 3 or minima[0].top1 is None or minima[-1].top1 is None:
+        return False
+    first, last = minima[0].top1 / 100, minima[-1].top1 / 100
+    variance = (first * (1 - first) + last * (1 - last)) / max(1, minima[-1].n_samples or 1)
+    return last - first > 1.96 * math.sqrt(variance)
+
+
+def _is_descending(paths: Sequence[Path]) -> bool:
+    from swa_tools.landscape.trajectory import MIN_CAPTURES, is_descending, trajectory
+
+    return len(paths) >= MIN_CAPTURES and is_descending(trajectory(paths))
+
+
+def _print(scored: "ScoredAverage", record: "Record", *, run: Path | None) -> None:
+    earlier = [] if run is None else _validations(run)
+    rows = [
+        [
+            one.checkpoint or "",
+            "" if one.epoch is None else f"{one.epoch:g}",
+            *_cells(one),
+            _compared(scored, one.checkpoint or ""),
+        ]
+        for one in earlier
+    ]
+    if scored.reference is not None and scored.reference not in {row[0] for row in rows}:
+        score = scored.score_of(scored.reference)
+        rows.append([scored.reference, "", *_cells(score), _compared(scored, scored.reference)])
+    name = scored.output.path.name
+    if scored.stale is not None:
+        score = scored.score_of(scored.stale)
+        rows.append([f"{name} (stale)", "", *_cells(score), _compared(scored, scored.stale)])
+    rows.append([name, "", *_cells(record), ""])
+    caption = f"{scored.output.score.n_samples:,} images of val"
+    if earlier:
+        caption += "; start and minima as the run scored them"
+    print_table(["checkpoint", "epoch", "top-1 %", "top-5 %", "nll", "p"], rows, caption=caption)
+    if scored.stale is not None:
+        click.echo(
+            "stale: the average with averaged BatchNorm statistics, not recomputed ones.\n"
+            f"p: McNemar's test against {name}, on the same images."
+        )
+
+
+def _cells(score: Any) -> list[str]:
+    return [
+        f"{score.top1:.2f}",
+        "" if score.top5 is None else f"{score.top5:.2f}",
+        f"{score.nll:.4f}",
+    ]
+
+
+def _compared(scored: "ScoredAverage", name: str) -> str:
+    if name not in (scored.stale, scored.reference):
+        return ""
+    return _p_value(scored, name).removeprefix("= ")
+
+
+def _document(scored: "ScoredAverage") -> dict[str, Any]:
+    document = {
+        **_facts(scored),
+        "path": str(scored.output.path),
+        "digest": scored.output.digest,
+        **dataclasses.asdict(scored.output.score),
+    }
+    for title, name in (("stale", scored.stale), ("reference", scored.reference)):
+        if name is not None and scored.scores is not None:
+            p_value = scored.scores.evaluation.p_value(scored.output.name, name)
+            score = dataclasses.asdict(scored.score_of(name))
+            document[title] = {"name": name, **score, "p_value": p_value}
+    return document
+
+
+def _facts(scored: "ScoredAverage") -> dict[str, Any]:
+    average = scored.average.metadata.average if scored.average is not None else None
+    return {
+        "bn": dataclasses.asdict(scored.recomputation.bn),
+        "n_sources": len(average.sources) if average is not None else 0,
+    }
+
+
+def _print_unscored(scored: "ScoredAverage", output: Path, *, as_json: bool) -> None:
+    facts = _facts(scored)
+    if as_json:
+        print_json({"path": str(output), **facts})
+        return
+    recomputed = "" if facts["bn"]["state"] == "none" else ", BatchNorm recomputed"
+    click.echo(f"{output}: the average of {facts['n_sources']} checkpoints{recomputed}")

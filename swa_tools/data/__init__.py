@@ -10,7 +10,8 @@ from swa_tools.data.loaders import (
     training_loader,
 )
 from swa_tools.data.pipeline import Batch
-from swa_tools.data.splits import open_split
+from swa_tools.data.splits import has_split, open_split
+from swa_tools.data.views import evaluation_view, training_view
 
 __all__ = [
     "Batch",
@@ -18,6 +19,8 @@ __all__ = [
     "Loader",
     "TrainingLoader",
     "evaluation_loader",
+    "evaluation_view",
+    "has_split",
     "hold_out",
     "map_to_outputs",
     "open_images",
@@ -25,4 +28,5 @@ __all__ = [
     "statistics_loader",
     "subset",
     "training_loader",
+    "training_view",
 ]

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from swa_tools.checkpoints import Preprocessing
+from swa_tools.checkpoints import Preprocessing, ViewInfo
 from swa_tools.data.images import ImageSet
 from swa_tools.data.pipeline import Batch, Pipeline
 from swa_tools.data.random_numbers import permutation
-from swa_tools.data.views import MIN_AREA, EvaluationView, TrainingView
+from swa_tools.data.views import EvaluationView, TrainingView, training_view
 from swa_tools.data.workers import default_workers
 from swa_tools.errors import DataError
 
@@ -148,7 +148,7 @@ def statistics_loader(
     batch_size: int,
     device: torch.device,
     seed: int,
-    augment: bool,
+    view: ViewInfo,
     workers: int | None = None,
     skip_bad_images: bool = False,
     rank: int = 0,
@@ -166,7 +166,8 @@ def statistics_loader(
         batch_size: Images in a batch.
         device: Where batches go.
         seed: Of the order, and of the augmentation.
-        augment: Whether images are augmented as in training, or prepared as in evaluation.
+        view: How an image is prepared: `training_view` or `evaluation_view` of the preprocessing,
+            or the one that a checkpoint's metadata has.
         workers: Processes that decode; None for what suits the machine, 0 for none.
         skip_bad_images: Whether an unreadable image is left out instead of being an error.
         rank: Of this process.
@@ -182,9 +183,9 @@ def statistics_loader(
     batches = batches[rank::world_size]
     pipeline = Pipeline(
         images,
-        _training_view(preprocessing, seed)
-        if augment
-        else EvaluationView(preprocessing=preprocessing),
+        EvaluationView(preprocessing=preprocessing)
+        if view.crop == "evaluation"
+        else TrainingView(info=view, seed=seed),
         preprocessing=preprocessing,
         device=device,
         workers=_n_workers(workers, device, n_batches=len(batches)),
@@ -206,7 +207,7 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     channels_last: bool = False,
-    min_area: float = MIN_AREA,
+    view: ViewInfo | None = None,
 ) -> TrainingLoader:
     """Load shuffled and augmented images, epoch by epoch.
 
@@ -216,7 +217,7 @@ def training_loader(
 
     Args:
         images: What to load.
-        preprocessing: Of the model: size, interpolation, mean and std are used.
+        preprocessing: The model's; its mean and std are used.
         batch_size: Images in a global batch, over all ranks.
         device: Where batches go.
         seed: Of order and augmentation.
@@ -225,7 +226,7 @@ def training_loader(
         rank: Of this process.
         world_size: Number of processes.
         channels_last: Whether batches lie in memory as `(N, H, W, 3)`.
-        min_area: Smallest random crop, as a part of the image's area.
+        view: How an image is prepared; None for `training_view(preprocessing)`.
 
     Raises:
         DataError: The batch size is below 1 or no multiple of `world_size`, or there are fewer
@@ -250,7 +251,7 @@ def training_loader(
 
     pipeline = Pipeline(
         images,
-        _training_view(preprocessing, seed, min_area=min_area),
+        TrainingView(info=view or training_view(preprocessing), seed=seed),
         preprocessing=preprocessing,
         device=device,
         workers=_n_workers(workers, device, n_batches=steps_per_epoch),
@@ -258,17 +259,6 @@ def training_loader(
         channels_last=channels_last,
     )
     return TrainingLoader(pipeline, batches_of, steps_per_epoch=steps_per_epoch)
-
-
-def _training_view(
-    preprocessing: Preprocessing, seed: int, *, min_area: float = MIN_AREA
-) -> TrainingView:
-    return TrainingView(
-        image_size=preprocessing.image_size,
-        interpolation=preprocessing.interpolation,
-        seed=seed,
-        min_area=min_area,
-    )
 
 
 def _split(order: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -64,7 +64,7 @@ class Pipeline:
         self._skip_bad_images = skip_bad_images
         self._normalise = Normaliser(
             preprocessing,
-            image_size=preprocessing.image_size,
+            image_size=view.image_size,
             device=device,
             channels_last=channels_last,
         )

@@ -48,6 +48,25 @@ def open_split(
     return open_images(path)
 
 
+def has_split(
+    split: Literal["train", "val"],
+    *,
+    data: Path | None,
+    directory: Path | None = None,
+    dataset: str | None = None,
+) -> bool:
+    """Tell whether images of a split are named at all; see `open_split`.
+
+    Of a data set with a name (`dataset`) it is taken for granted.
+    """
+    if dataset or directory is not None:
+        return True
+    names = SPLIT_FOLDERS[split]
+    return data is not None and any(
+        (data / name).is_dir() or (data / f"{name}.tar").is_file() for name in names
+    )
+
+
 def find_split(
     split: Literal["train", "val"], *, data: Path | None, directory: Path | None
 ) -> Path:

@@ -1,8 +1,9 @@
 """How a stored image becomes the network's input.
 
-Two views of an image, both uint8 tensors `(size, size, 3)`: of evaluation, the same to the bit as
-torchvision's and timm's own transforms, and of training, random and made for speed. `Normaliser`
-turns batches of them into what the network sees, on its device.
+Two views of an image, both uint8 tensors `(size, size, 3)`: the one of evaluation is the same to
+the bit as torchvision's and timm's own transforms; the one of training is random and made for
+speed. `ViewInfo` describes either. `Normaliser` turns batches of them into what the network sees,
+on its device.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.transforms import InterpolationMode
 
-from swa_tools.checkpoints import Preprocessing
+from swa_tools.checkpoints import Preprocessing, ViewInfo
 from swa_tools.data.random_numbers import AUGMENT, generator
 
 MIN_AREA = 0.08
@@ -28,6 +29,29 @@ ATTEMPTS = 10
 
 TRAINING_INTERPOLATIONS = ("bilinear", "bicubic")
 """What torch resizes uint8 with, antialiased."""
+
+FLIP = 0.5
+"""Probability of a horizontal flip in training."""
+
+
+def training_view(preprocessing: Preprocessing, *, min_area: float = MIN_AREA) -> ViewInfo:
+    """Describe training's random crops and flips, at the size and interpolation of evaluation."""
+    return ViewInfo(
+        size=preprocessing.image_size,
+        crop="random-resized",
+        min_area=min_area,
+        flip=FLIP,
+        interpolation=preprocessing.interpolation,
+    )
+
+
+def evaluation_view(preprocessing: Preprocessing) -> ViewInfo:
+    """Describe the view of evaluation."""
+    return ViewInfo(
+        size=preprocessing.image_size,
+        crop="evaluation",
+        interpolation=preprocessing.interpolation,
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,25 +89,26 @@ class TrainingView:
     view by as much, and the crop is resized in 8 bits by torch (within a level or two of Pillow).
 
     Attributes:
-        image_size: Height and width of the view, in pixels.
-        interpolation: `bilinear`; anything else is taken for `bicubic`.
-        seed: Of the augmentation.
-        min_area: Smallest crop, as a part of the image's area.
+        info: Size, smallest crop, probability of a flip, and interpolation: `bilinear`; anything
+            else is taken for `bicubic`.
+        seed: Seed of the augmentation.
     """
 
-    image_size: int
-    interpolation: str
+    info: ViewInfo
     seed: int
-    min_area: float = MIN_AREA
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the view, in pixels."""
+        return self.info.size
 
     def __call__(self, image: Image.Image, *, epoch: int, index: int) -> torch.Tensor:
         """Return the view of an image of any mode and size."""
         random = generator(self.seed, AUGMENT, epoch=epoch, index=index)
         full_width, full_height = image.size
-        top, left, height, width = random_crop(
-            full_height, full_width, random, min_area=self.min_area
-        )
-        is_flipped = random.random() < 0.5
+        min_area = MIN_AREA if self.info.min_area is None else self.info.min_area
+        top, left, height, width = random_crop(full_height, full_width, random, min_area=min_area)
+        is_flipped = random.random() < (self.info.flip or 0)
 
         ratio = min(height, width) / self.image_size
         image.draft("RGB", (math.ceil(full_width / ratio), math.ceil(full_height / ratio)))
@@ -94,11 +119,11 @@ class TrainingView:
 
         # A batch of one whose channels lie side by side: torch resizes it fast and keeps them so.
         pixels = torch.from_numpy(np.array(crop))[None].permute(0, 3, 1, 2)
-        is_known = self.interpolation in TRAINING_INTERPOLATIONS
+        is_known = self.info.interpolation in TRAINING_INTERPOLATIONS
         view = interpolate(
             pixels,
             size=(self.image_size, self.image_size),
-            mode=self.interpolation if is_known else "bicubic",
+            mode=self.info.interpolation if is_known else "bicubic",
             antialias=True,
         )
         return (view.flip(3) if is_flipped else view)[0].permute(1, 2, 0)

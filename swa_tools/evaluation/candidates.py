@@ -10,6 +10,7 @@ from torch import nn
 from swa_tools.checkpoints import CheckpointMetadata, is_run_directory, open_checkpoint
 from swa_tools.errors import CheckpointError
 from swa_tools.models import has_batchnorm
+from swa_tools.models.building import resized
 
 START_FILE = "start.safetensors"
 """What a run directory calls its starting weights."""
@@ -68,13 +69,14 @@ class Candidate:
 
 
 def open_candidates(
-    paths: Sequence[Path], *, entry: str | None = None
+    paths: Sequence[Path], *, entry: str | None = None, image_size: int | None = None
 ) -> tuple[list[Candidate], list[str]]:
     """Open the files, once each: links, copies and files with the same tensors are left out.
 
     Args:
         paths: From `checkpoints.find_checkpoints`.
         entry: Which weights to take from pickled files that hold several.
+        image_size: Input size that goes before the recorded ones; None for these.
 
     Returns:
         The files, and one line for each that was left out.
@@ -97,7 +99,7 @@ def open_candidates(
         if first is not candidate:
             notices.append(f"{path}: the same tensors as {first.path}, counted once")
     candidates = list(by_digest.values())
-    _check_same_model(candidates)
+    _check_same_model(candidates, image_size)
     return candidates, notices
 
 
@@ -127,12 +129,15 @@ def check_bn(candidates: Sequence[Candidate], module: nn.Module) -> list[str]:
     return [line]
 
 
-def _check_same_model(candidates: Sequence[Candidate]) -> None:
+def _check_same_model(candidates: Sequence[Candidate], image_size: int | None) -> None:
     first: tuple[Candidate, CheckpointMetadata] | None = None
     for candidate in candidates:
         metadata = candidate.metadata
         if metadata is None or metadata.model is None:
             continue
+        if image_size is not None and metadata.preprocessing is not None:
+            preprocessing = resized(metadata.preprocessing, image_size)
+            metadata = dataclasses.replace(metadata, preprocessing=preprocessing)
         if first is None:
             first = candidate, metadata
         for part in ("model", "preprocessing"):

@@ -89,7 +89,7 @@ def evaluate_checkpoints(
     """
     if options.save_logits is not None and options.skip_bad_images:
         raise SwaToolsError("logits are saved for whole sets of images: drop --skip-bad-images")
-    candidates, notices = open_candidates(paths, entry=options.entry)
+    candidates, notices = open_candidates(paths, entry=options.entry, image_size=options.image_size)
     built, _ = load_checkpoint(
         next((one for one in candidates if one.says_its_model), candidates[0]).path,
         model=options.model,

@@ -5,12 +5,12 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from swa_tools.batchnorm import update_bn
+from swa_tools.batchnorm import BnOptions, conditions_of, update_bn
 from swa_tools.data import (
     Batch,
     ImageSet,
@@ -39,13 +39,13 @@ class SurfaceOptions:
         bn_samples: Training images that BatchNorm statistics are recomputed on at every point,
             random and class-balanced; 0 keeps those of the first checkpoint, which is wrong
             everywhere else.
-        augment: Whether these are augmented as in training.
+        view: How these are prepared, as in `BnOptions`.
         train_samples, val_samples: Images that losses and errors are measured on, random and
             class-balanced; a number above the size of the set means all of it.
-        seed: Of these subsets.
+        seed: Seed of these subsets; None for the run's own.
         weight_decay: λ of the L2 term.
         no_decay_norm_bias: Whether vectors (biases, scale and shift of norms) were not decayed.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch; None for what `BnOptions` makes of it.
         workers: Processes that decode images; None to choose by the machine.
         skip_bad_images: Whether unreadable images are left out instead of being an error.
         cache_images: Whether decoded images are held in memory; None: if they fit in half of what
@@ -60,13 +60,13 @@ class SurfaceOptions:
     entry: str | None = None
     image_size: int | None = None
     bn_samples: int = 2048
-    augment: bool = False
+    view: Literal["training", "evaluation"] = "training"
     train_samples: int = 5000
     val_samples: int = 5000
-    seed: int = 0
+    seed: int | None = None
     weight_decay: float = 1e-4
     no_decay_norm_bias: bool = False
-    batch_size: int = 256
+    batch_size: int | None = None
     workers: int | None = None
     skip_bad_images: bool = False
     cache_images: bool | None = None
@@ -101,7 +101,7 @@ class Surface:
         options: SurfaceOptions,
         device: torch.device,
     ) -> None:
-        built, _ = load_checkpoint(
+        built, metadata = load_checkpoint(
             checkpoint,
             model=options.model,
             kwargs=options.model_kwargs,
@@ -115,14 +115,16 @@ class Surface:
             self._module = self._module.to(memory_format=torch.channels_last)
         self._info, self._preprocessing = built.info, built.preprocessing
         self.has_batchnorm = has_batchnorm(self._module)
-        mapped = map_to_outputs(train, built.info)
+        bn = BnOptions(view=options.view, batch_size=options.batch_size, seed=options.seed)
+        self._conditions = conditions_of(bn, metadata, built.preprocessing)
+        mapped, seed = map_to_outputs(train, built.info), self._conditions.seed
         self._images = {
-            "train": subset(mapped, options.train_samples, seed=options.seed),
-            "val": subset(map_to_outputs(val, built.info), options.val_samples, seed=options.seed),
+            "train": subset(mapped, options.train_samples, seed=seed),
+            "val": subset(map_to_outputs(val, built.info), options.val_samples, seed=seed),
         }
         self._n_all = {"train": len(train), "val": len(val)}
         if self.has_batchnorm and options.bn_samples:
-            self._images["bn"] = subset(mapped, options.bn_samples, seed=options.seed)
+            self._images["bn"] = subset(mapped, options.bn_samples, seed=seed)
         self.n_images = sum(len(images) for images in self._images.values())
         wanted = options.cache_images
         self.is_cached = self._fits(device) if wanted is None else wanted
@@ -186,14 +188,19 @@ class Surface:
             "images_in_all": self._n_all,
             "has_batchnorm": self.has_batchnorm,
             "bn_samples": options.bn_samples,
-            "augment": options.augment,
-            "seed": options.seed,
+            "view": dataclasses.asdict(self._conditions.view),
+            "seed": self._conditions.seed,
             "weight_decay": options.weight_decay,
             "no_decay_norm_bias": options.no_decay_norm_bias,
-            "batch_size": options.batch_size,
+            "batch_size": self._conditions.batch_size,
             "amp": None if options.amp is None else str(options.amp).removeprefix("torch."),
             "skip_bad_images": options.skip_bad_images,
         }
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a user should know about the recompute, one line each."""
+        return self._conditions.notices if "bn" in self._images else ()
 
     @property
     def n_skipped(self) -> int:
@@ -237,10 +244,10 @@ class Surface:
             return statistics_loader(
                 self._images[name],
                 self._preprocessing,
-                batch_size=options.batch_size,
+                batch_size=self._conditions.batch_size,
                 device=device,
-                seed=options.seed,
-                augment=options.augment,
+                seed=self._conditions.seed,
+                view=self._conditions.view,
                 workers=options.workers,
                 skip_bad_images=options.skip_bad_images,
                 channels_last=options.channels_last,
@@ -248,7 +255,7 @@ class Surface:
         return evaluation_loader(
             self._images[name],
             self._preprocessing,
-            batch_size=options.batch_size,
+            batch_size=self._conditions.batch_size,
             device=device,
             workers=options.workers,
             skip_bad_images=options.skip_bad_images,

@@ -205,6 +205,8 @@ class Survey:
             self.listener.on_notice(
                 f"{self._points_path}: {n_points - n_left} of {n_points} points are done already"
             )
+        for line in surface.notices:
+            self.listener.on_notice(line)
         if surface.has_batchnorm and not self.options.bn_samples:
             self.listener.on_notice(
                 "--bn-samples 0: every point has the BatchNorm statistics of the first checkpoint,"

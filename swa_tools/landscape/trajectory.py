@@ -230,6 +230,16 @@ def explore(path: Trajectory) -> dict[str, Exploration]:
     }
 
 
+def is_descending(path: Trajectory) -> bool:
+    """Tell whether captures move on rather than explore around a centre.
+
+    Their neighbours' squared distance, set beside that of independent samples (1), is then nearer
+    to that of a random walk; see `explore`.
+    """
+    distance = explore(path)["neighbour_distance"]
+    return distance.measured < (distance.independent + distance.random_walk) / 2
+
+
 def _walk_deviation_cosine(n: int) -> float:
     """Return the mean cosine of neighbours' deviations for independent steps of one length."""
     position = np.minimum.outer(np.arange(n), np.arange(n)).astype(np.float64)

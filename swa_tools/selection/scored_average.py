@@ -12,7 +12,13 @@ from swa_tools.batchnorm import BnOptions, Recomputation, update_checkpoint
 from swa_tools.checkpoints import check_output
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
-from swa_tools.evaluation import CheckpointScores, EvaluationOptions, evaluate_checkpoints
+from swa_tools.evaluation import (
+    CheckpointScores,
+    EvaluationOptions,
+    Score,
+    ScoredCheckpoint,
+    evaluate_checkpoints,
+)
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """From a stage's name and the images of it to a context, which gives a function to call with the
@@ -26,12 +32,49 @@ class ScoredAverage:
     Attributes:
         average: What was averaged; None on the ranks that did not do it.
         recomputation: What the recompute of BatchNorm did.
-        scores: Of the output alone, on the validation images.
+        scores: The scores of the output, and beside it of what it is compared with; None without
+            validation images.
+        stale: What `scores` calls the average with averaged statistics; None where these were not
+            scored.
+        reference: What `scores` calls the checkpoint that the average is compared with; None
+            without one.
     """
 
     average: AverageResult | None
     recomputation: Recomputation
-    scores: CheckpointScores
+    scores: CheckpointScores | None
+    stale: str | None = None
+    reference: str | None = None
+
+    @property
+    def output(self) -> ScoredCheckpoint:
+        """The output and its score.
+
+        Raises:
+            ValueError: It was not scored.
+        """
+        if self.scores is None:
+            raise ValueError("without validation images there is no score")
+        return self.scores.checkpoints[0]
+
+    def score_of(self, name: str) -> Score:
+        """Return the score of what `scores` calls by that name."""
+        if self.scores is None:
+            raise ValueError("without validation images there is no score")
+        return self.scores.evaluation.scores[name]
+
+    def is_worse_than(self, name: str | None, *, level: float = 0.05) -> bool:
+        """Tell whether fewer images are right than with another, in McNemar's paired test.
+
+        Args:
+            name: The other, as `scores` calls it; None for nothing to compare with.
+            level: Largest p-value.
+        """
+        if self.scores is None or name is None:
+            return False
+        mine, theirs = self.output.score, self.score_of(name)
+        p_value = self.scores.evaluation.p_value(self.output.name, name)
+        return mine.n_correct < theirs.n_correct and p_value <= level
 
 
 def average_and_score(
@@ -39,7 +82,8 @@ def average_and_score(
     output: Path,
     *,
     train: ImageSet,
-    val: ImageSet,
+    val: ImageSet | None,
+    reference: Path | None = None,
     weighting: Weighting | None = None,
     include_init: bool = False,
     average: AverageOptions,
@@ -50,13 +94,17 @@ def average_and_score(
 ) -> ScoredAverage:
     """Average checkpoints, recompute the average's BatchNorm statistics, and score it.
 
-    The output appears when its statistics fit its weights. Rank 0 averages and writes.
+    In the same pass over the images the average is scored with its averaged statistics, so that
+    nobody has to trust the recompute. The output appears when its statistics fit its weights.
+    Rank 0 averages and writes.
 
     Args:
         paths: The checkpoints.
         output: Safetensors file to write.
         train: Images to recompute BatchNorm on.
-        val: Images to score on.
+        val: Images to score on; None to score nothing.
+        reference: A checkpoint to score in the same pass, for comparison; left out where
+            `evaluation` names an entry.
         weighting: As in `average_checkpoints`.
         include_init: The same.
         average: Its options.
@@ -73,7 +121,7 @@ def average_and_score(
     check_output(output, force=average.force)
     result = None
     with shared_folder(output.parent, context) as folder:
-        stale = folder / output.name
+        stale = folder / f"stale-{output.name}"
         if context.is_main:
             result = average_checkpoints(
                 paths, stale, weighting=weighting, include_init=include_init, options=average
@@ -93,13 +141,28 @@ def average_and_score(
                 force=average.force,
                 on_batch=done,
             )
-    with watch("evaluating", len(val)) as done:
-        # The weights are in a safetensors file of ours by now, which has no entries.
-        evaluation = dataclasses.replace(evaluation, entry=None)
-        scores = evaluate_checkpoints(
-            [output], val, options=evaluation, context=context, on_batch=done
-        )
-    return ScoredAverage(average=result, recomputation=recomputation, scores=scores)
+        if val is None:
+            return ScoredAverage(average=result, recomputation=recomputation, scores=None)
+        others = [stale] if recomputation.bn.state == "updated" else []
+        # A file of ours has no entries, and all files of a pass are read alike.
+        if reference is not None and evaluation.entry is None:
+            others.append(reference)
+        with watch("evaluating", len(val)) as done:
+            scores = evaluate_checkpoints(
+                [output, *others],
+                val,
+                options=dataclasses.replace(evaluation, entry=None, allow_stale_bn=True),
+                context=context,
+                on_batch=done,
+            )
+    names = {one.path: one.name for one in scores.checkpoints}
+    return ScoredAverage(
+        average=result,
+        recomputation=recomputation,
+        scores=scores,
+        stale=names.get(stale),
+        reference=names.get(reference) if reference is not None else None,
+    )
 
 
 def unwatched(_stage: str, _n_images: int) -> AbstractContextManager[Callable[[int], None]]:

@@ -6,7 +6,7 @@ The table behind "5 epochs" and "10 epochs" (Table 2 of the paper) and the curve
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +60,7 @@ def sweep(
     evaluation: EvaluationOptions,
     context: Distributed,
     watch: Watch | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> list[SweepPoint]:
     """Score the averages of the first 1, 2, …, N checkpoints and of the last 1, 2, …, N.
 
@@ -74,6 +75,7 @@ def sweep(
         evaluation: How the averages are scored.
         context: The processes that share the images.
         watch: Shows how far the passes over images are.
+        on_notice: Called with each line that a user should know.
 
     Returns:
         The points of the first n, then those of the last n; the average of all is in both.
@@ -89,6 +91,9 @@ def sweep(
         evaluation=evaluation,
         context=context,
     )
+    if on_notice is not None:
+        for line in trial.notices:
+            on_notice(line)
     n_groups = math.ceil((2 * len(paths) - 1) / evaluation.at_once)
     averages = _averages(paths, entry=evaluation.entry)
     points = []

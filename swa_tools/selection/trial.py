@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from swa_tools.batchnorm import BnOptions, recompute
+from swa_tools.batchnorm import BnOptions, Conditions, conditions_of, recompute
 from swa_tools.data import ImageSet, evaluation_loader, map_to_outputs
 from swa_tools.distributed import Distributed
 from swa_tools.evaluation import EvaluationOptions, Score, evaluate
@@ -24,6 +24,7 @@ class Trial:
         bn_images: What BatchNorm statistics are measured on.
         images: What is scored, their targets outputs of the model.
         bn: How the statistics are measured.
+        conditions: What they are measured on.
         evaluation: How the weights are scored.
         context: The processes that share the work.
     """
@@ -32,6 +33,7 @@ class Trial:
     bn_images: ImageSet
     images: ImageSet
     bn: BnOptions
+    conditions: Conditions
     evaluation: EvaluationOptions
     context: Distributed
 
@@ -39,6 +41,11 @@ class Trial:
     def bn_state(self) -> str:
         """State of the BatchNorm statistics that weights are scored with, as in `BnInfo`."""
         return "updated" if has_batchnorm(self.built.module) else "none"
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a user should know about the recompute, one line each."""
+        return self.conditions.notices if self.bn_state == "updated" else ()
 
     @property
     def n_images(self) -> int:
@@ -73,6 +80,7 @@ class Trial:
             self.bn_images,
             preprocessing=self.built.preprocessing,
             options=self.bn,
+            conditions=self.conditions,
             context=self.context,
             on_batch=on_batch,
         )
@@ -114,7 +122,7 @@ def open_trial(
     Raises:
         SwaToolsError: As `load_checkpoint` and `map_to_outputs`.
     """
-    built, _ = load_checkpoint(
+    built, metadata = load_checkpoint(
         path,
         model=evaluation.model,
         kwargs=evaluation.model_kwargs,
@@ -130,6 +138,7 @@ def open_trial(
         bn_images=bn_images,
         images=map_to_outputs(images, built.info),
         bn=bn,
+        conditions=conditions_of(bn, metadata, built.preprocessing),
         evaluation=evaluation,
         context=context,
     )

@@ -80,6 +80,13 @@ def finetune(
 
 def _announce(run: Run) -> None:
     run.listener.on_plan(run.plan)
+    n_ranks = run.context.world_size
+    if n_ranks > 1 and not run.options.sync_bn and run.bn.state != "none":
+        remedy = "; --sync-bn normalises over all" if run.context.device.type == "cuda" else ""
+        run.listener.on_notice(
+            f"BatchNorm normalises the {run.data.batch_size} images of each of the {n_ranks} ranks"
+            f" by themselves, so this is not the network that one process would train{remedy}"
+        )
     point, earlier = run.start.point, run.start.earlier
     if earlier is not None and earlier.n_steps is not None and earlier.step < earlier.n_steps:
         run.listener.on_notice(

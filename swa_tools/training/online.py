@@ -1,4 +1,4 @@
-"""Algorithm 1 as printed: the average is kept in the run, and no capture needs to stay."""
+"""The average of Algorithm 1, kept in the run, so that no capture needs to stay."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,18 @@ class OnlineAverage:
     """The running average of the captures: w̄ ← (n·w̄ + w)/(n + 1).
 
     It is kept in float64 on the CPU, so it takes nothing of the GPU's memory and n additions lose
-    nothing that shows in float32. Integer tensors come from the last capture. The starting point
-    is not counted (section 3.2's text and the authors' CIFAR code).
+    nothing that shows in float32. Integer tensors come from the last capture.
+
+    Args:
+        include_init: Whether the starting weights are added first, as Algorithm 1 is printed;
+            without them it is the text of section 3.2 and the authors' CIFAR code.
 
     Attributes:
         n_averaged: How many captures it holds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, include_init: bool = False) -> None:
+        self._include_init = include_init
         self.n_averaged = 0
         self._tensors: dict[str, torch.Tensor] = {}
         self._sources: list[tuple[str, str]] = []
@@ -53,7 +57,7 @@ class OnlineAverage:
         sources = tuple(
             SourceInfo(name=name, digest=digest, weight=weight) for name, digest in self._sources
         )
-        return AverageInfo(include_init=False, weighting="uniform", sources=sources)
+        return AverageInfo(include_init=self._include_init, weighting="uniform", sources=sources)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs."""

@@ -65,6 +65,7 @@ class FinetuneOptions:
         ema: Decay of an exponential moving average of the weights, updated each step.
         swa_online: Whether the average of the captures is kept in the run (Algorithm 1), its
             BatchNorm statistics recomputed and scored, in `swa.safetensors`.
+        include_init: Whether the average of the captures counts the starting weights once, too.
         swa_every: Captures between two scores of that average; None for the last capture alone.
         keep_checkpoints: How many captures stay, the newest; None for all.
         amp: Mixed precision; `auto` is bf16 on GPUs that have it, else off.
@@ -112,6 +113,7 @@ class FinetuneOptions:
     label_smoothing: float = 0.0
     ema: float | None = None
     swa_online: bool = False
+    include_init: bool = False
     swa_every: int | None = None
     keep_checkpoints: int | None = None
 

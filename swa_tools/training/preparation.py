@@ -16,7 +16,7 @@ from swa_tools.training.plan import RunPlan, plan_run
 from swa_tools.training.resume import ResumePoint, check_settings
 from swa_tools.training.run import EpochLoader
 from swa_tools.training.schedule_options import steps_of
-from swa_tools.training.start import Start
+from swa_tools.training.start import Start, training_view_of
 from swa_tools.training.synthetic import SyntheticLoader
 
 
@@ -70,6 +70,8 @@ def prepare(
             f"{flag}: the run of {plan.n_steps} steps completes no cycle, so there is nothing to"
             " average; give more --epochs or shorter cycles (--cycle-epochs)"
         )
+    if options.synthetic_data is not None and caller.needs_captures:
+        raise TrainingError("--then-average needs images for BatchNorm; leave --synthetic-data out")
     interval = functools.partial(parse_interval, steps_per_epoch=plan.steps_per_epoch)
     return Prepared(
         options=options,
@@ -152,7 +154,7 @@ def _training_loader(options: FinetuneOptions, start: Start, context: Distribute
         preprocessing,
         workers=options.workers,
         skip_bad_images=options.skip_bad_images,
-        min_area=options.min_crop_area,
+        view=training_view_of(options, preprocessing),
         **shared,
     )
 
@@ -213,6 +215,7 @@ def run_settings(
     settings["names of the training images"] = start.train and start.train.digest()
     settings["steps per epoch"] = plan.steps_per_epoch
     settings["epochs before"] = epochs_before or None
+    settings["include init"] = options.include_init or None
     schedule = plan.schedule.to_dict()
     return settings | {f"schedule {name}": value for name, value in schedule.items()}
 
@@ -226,7 +229,7 @@ def _online(options: FinetuneOptions, point: ResumePoint | None) -> OnlineAverag
         return None
     if options.synthetic_data is not None:
         raise TrainingError("--swa-online needs images for BatchNorm; leave --synthetic-data out")
-    online = OnlineAverage()
+    online = OnlineAverage(include_init=options.include_init)
     if point is not None and point.online is not None:
         online.load_state_dict(point.online)
     return online

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from swa_tools import __version__
-from swa_tools.checkpoints import BnInfo, CheckpointMetadata, TrainingInfo
+from swa_tools.checkpoints import BnInfo, CheckpointMetadata, DataInfo, TrainingInfo
 from swa_tools.data import Batch, Loader
 from swa_tools.distributed import Distributed
 from swa_tools.models import has_batchnorm
@@ -21,7 +21,7 @@ from swa_tools.training.options import FinetuneOptions, Interval
 from swa_tools.training.plan import RunPlan
 from swa_tools.training.progress import Listener, Stopwatch
 from swa_tools.training.run_directory import RunDirectory, capture_name
-from swa_tools.training.start import Start
+from swa_tools.training.start import Start, training_view_of
 from swa_tools.training.step import Stepper
 
 
@@ -106,6 +106,17 @@ class Run:
         """State of the running statistics of weights that are trained here."""
         return BnInfo(state="trained" if has_batchnorm(self.module) else "none")
 
+    @property
+    def data(self) -> DataInfo:
+        """The training images, and how many BatchNorm normalises together."""
+        ranks = self.context.world_size if self.options.sync_bn else 1
+        return DataInfo(
+            n_samples=self.plan.n_images,
+            digest=self.settings["names of the training images"],
+            batch_size=ranks * self.plan.piece_size,
+            seed=self.options.seed,
+        )
+
     def is_overdue(self) -> bool:
         """Tell whether the newest resume point is older than the user wants."""
         minutes = self.resume_every.minutes
@@ -150,6 +161,8 @@ class Run:
             kind="checkpoint",
             model=self.start.built.info,
             preprocessing=self.start.built.preprocessing,
+            view=training_view_of(self.options, self.start.built.preprocessing),
+            data=self.data,
             bn=bn,
             training=None if at_start else training,
             swa_tools=__version__,

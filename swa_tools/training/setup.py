@@ -3,6 +3,7 @@
 import dataclasses
 import time
 
+from swa_tools.checkpoints import content_digest
 from swa_tools.distributed import Distributed
 from swa_tools.models import save_state_dict
 from swa_tools.training.agreement import Agreement
@@ -124,5 +125,8 @@ def _write_beginning(run: Run, caller: Caller) -> None:
         )
     )
     if start.point is None:
-        metadata = run.metadata(start.bn, at_start=True)
-        save_state_dict(directory.start, run.module.state_dict(), metadata, force=True)
+        metadata, weights = run.metadata(start.bn, at_start=True), run.module.state_dict()
+        save_state_dict(directory.start, weights, metadata, force=True)
+        if run.online is not None and run.options.include_init:
+            digest = content_digest(directory.start)
+            run.online.add(weights, name=directory.start.name, digest=digest)

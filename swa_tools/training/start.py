@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from swa_tools.checkpoints import BnInfo
-from swa_tools.data import ImageSet, map_to_outputs, open_split
+from swa_tools.checkpoints import BnInfo, Preprocessing, ViewInfo
+from swa_tools.data import ImageSet, map_to_outputs, open_split, training_view
 from swa_tools.distributed import Distributed
 from swa_tools.errors import SwaToolsError, TrainingError
 from swa_tools.models import (
@@ -70,6 +70,11 @@ def open_start(
     )
     start = _share(read, context)
     return together(context, lambda: _with_images(start, train, val))
+
+
+def training_view_of(options: FinetuneOptions, preprocessing: Preprocessing) -> ViewInfo:
+    """Return how a run prepares its training images."""
+    return training_view(preprocessing, min_area=options.min_crop_area)
 
 
 def together(context: Distributed, work: Callable[[], T]) -> T:

@@ -1,6 +1,7 @@
 """Scores on the way: of the weights as they are, and of the average of the captures."""
 
 import copy
+import dataclasses
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,10 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from swa_tools import __version__
-from swa_tools.batchnorm import update_bn
-from swa_tools.checkpoints import BnInfo, CheckpointMetadata, content_digest
-from swa_tools.data import Batch, ImageSet, statistics_loader
+from swa_tools.batchnorm import BnOptions, conditions_of, recompute
+from swa_tools.checkpoints import BnInfo, content_digest
+from swa_tools.data import Batch, ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.errors import TrainingError
 from swa_tools.evaluation import Predictor, Score, score_predictors
@@ -83,13 +83,8 @@ def score_average(
     if agreed_signal(stop, context) is not None:
         return []
     if context.is_main:
-        metadata = CheckpointMetadata(
-            kind="average",
-            model=run.start.built.info,
-            preprocessing=run.start.built.preprocessing,
-            bn=bn,
-            average=online.info(),
-            swa_tools=__version__,
+        metadata = dataclasses.replace(
+            run.metadata(bn, at_start=True), kind="average", average=online.info()
         )
         save_state_dict(path, module.state_dict(), metadata, force=True)
     return [_record(run, kind, score, bn=bn, path=path) for kind, score in scores.items()]
@@ -128,31 +123,22 @@ def _recompute_bn(run: Run, module: nn.Module, train: ImageSet, stop: StopReques
     """Measure the statistics as `update-bn` does by default."""
     if run.bn.state == "none":
         return run.bn
-    options, context = run.options, run.context
-    loader = statistics_loader(
+    preprocessing = run.start.built.preprocessing
+    options = BnOptions(
+        workers=run.options.workers,
+        skip_bad_images=run.options.skip_bad_images,
+        amp=run.stepper.amp,
+        channels_last=run.options.channels_last,
+    )
+    return recompute(
+        [module],
         train,
-        run.start.built.preprocessing,
-        batch_size=options.batch_size,
-        device=context.device,
-        seed=options.seed,
-        augment=False,
-        workers=options.workers,
-        skip_bad_images=options.skip_bad_images,
-        rank=context.rank,
-        world_size=context.world_size,
-        channels_last=options.channels_last,
-    )
-    report = update_bn(module, _until(stop, loader), context=context, amp=run.stepper.amp)
-    return BnInfo(
-        state="updated",
-        estimator="population",
-        n_samples=report.n_samples,
-        batch_size=options.batch_size,
-        augment=False,
-        train_mode=False,
-        seed=options.seed,
-        data_digest=train.digest(),
-    )
+        preprocessing=preprocessing,
+        options=options,
+        conditions=conditions_of(options, run.metadata(run.bn), preprocessing),
+        context=run.context,
+        is_stopped=lambda: stop.number is not None,
+    ).bn
 
 
 def _until(stop: StopRequest, batches: Iterable[Batch]) -> Iterator[Batch]:

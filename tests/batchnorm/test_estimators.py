@@ -25,7 +25,7 @@ def moments_of(values, estimator):
     for call in values:
         moments.add(
             torch.tensor(call.mean(0)),
-            torch.tensor(call.var(0, ddof=1)),
+            torch.tensor(call.var(0)),
             count=len(call),
             batch_size=len(call),
         )

@@ -8,7 +8,13 @@ from torch import nn
 from swa_tools import __version__
 from swa_tools.batchnorm import BnOptions, recompute, update_bn, update_checkpoint
 from swa_tools.checkpoints import BnInfo, CheckpointMetadata, read_metadata
-from swa_tools.data import open_images, statistics_loader, subset
+from swa_tools.data import (
+    evaluation_view,
+    open_images,
+    statistics_loader,
+    subset,
+    training_view,
+)
 from swa_tools.distributed import single_process
 from swa_tools.errors import DataError, OutputError, SwaToolsError
 from swa_tools.models import create_model, load_checkpoint, save_state_dict
@@ -40,24 +46,28 @@ def statistics_of(module):
     }
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_it_is_update_bn_over_the_statistics_loader(built, images, augment):
+@pytest.mark.parametrize("view", ["training", "evaluation"])
+def test_it_is_update_bn_over_the_statistics_loader(built, images, view):
     result = recompute(
         [built.module],
         images,
         preprocessing=built.preprocessing,
-        options=options(augment=augment, seed=3, n_samples=16),
+        options=options(view=view, seed=3, n_samples=16),
         context=CPU,
     )
     found = statistics_of(built.module)
     chosen = subset(images, 16, seed=3)
+    views = {
+        "training": training_view(built.preprocessing),
+        "evaluation": evaluation_view(built.preprocessing),
+    }
     loader = statistics_loader(
         chosen,
         built.preprocessing,
         batch_size=5,
         device=CPU.device,
         seed=3,
-        augment=augment,
+        view=views[view],
         workers=0,
     )
     # 16 images in batches of 5: the last of one joins the one before.
@@ -70,7 +80,7 @@ def test_it_is_update_bn_over_the_statistics_loader(built, images, augment):
         estimator="population",
         n_samples=16,
         batch_size=5,
-        augment=augment,
+        view=views[view],
         train_mode=False,
         seed=3,
         data_digest=chosen.digest(),
@@ -107,7 +117,7 @@ def test_it_does_not_depend_on_the_workers(built, images):
             [built.module],
             images,
             preprocessing=built.preprocessing,
-            options=options(augment=True, workers=workers),
+            options=options(workers=workers),
             context=CPU,
         )
         found.append(statistics_of(built.module))
@@ -181,7 +191,7 @@ def test_the_same_input_gives_the_same_bytes(built, images, tmp_path):
     save_average(built, path)
     outputs = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
     for output in outputs:
-        update_checkpoint(path, output, images, options=options(augment=True), context=CPU)
+        update_checkpoint(path, output, images, options=options(), context=CPU)
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
 
 

@@ -18,6 +18,7 @@ from swa_tools.checkpoints.metadata import (
     Preprocessing,
     SourceInfo,
     TrainingInfo,
+    ViewInfo,
     parse_metadata,
 )
 from swa_tools.errors import CheckpointError
@@ -49,13 +50,21 @@ PREPROCESSING = st.builds(
     mean=CHANNELS,
     std=CHANNELS,
 )
+VIEW = st.builds(
+    ViewInfo,
+    size=COUNT,
+    crop=st.sampled_from(["random-resized", "evaluation"]),
+    min_area=st.none() | NUMBER,
+    flip=st.none() | NUMBER,
+    interpolation=TEXT,
+)
 BN = st.builds(
     BnInfo,
     state=st.sampled_from(["none", "trained", "stale", "updated", "unknown"]),
     estimator=st.none() | TEXT,
     n_samples=st.none() | COUNT,
     batch_size=st.none() | COUNT,
-    augment=st.none() | st.booleans(),
+    view=st.none() | VIEW,
     data_digest=st.none() | TEXT,
 )
 TRAINING = st.builds(

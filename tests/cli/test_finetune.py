@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -251,3 +252,50 @@ def test_the_example_of_the_paper_runs_on_small_images(photos, tmp_path):
     assert finished.returncode == 0, finished.stderr
     table = finished.stdout.split("swa-10.safetensors")[-2:]
     assert "start.safetensors" in table[0]
+
+
+def test_a_capture_knows_how_it_was_trained_and_the_recompute_uses_it(call, small, tmp_path):
+    """The same bytes by --then-average, by `average RUN --data`, and from the data in two steps."""
+    folder, photos = tmp_path / "run", small[small.index("--data") + 1]
+    call(*small, "--min-crop-area", 0.6, "--seed", 3, "--then-average", "-o", folder)
+    metadata = read_metadata(folder / "checkpoints" / "cycle-002.safetensors")
+    assert (metadata.view.size, metadata.view.min_area, metadata.view.flip) == (32, 0.6, 0.5)
+    assert (metadata.data.n_samples, metadata.data.batch_size, metadata.data.seed) == (16, 4, 3)
+    swa = read_metadata(folder / "swa.safetensors")
+    assert (swa.view, swa.bn.view, swa.data) == (metadata.view, metadata.view, metadata.data)
+    # The run's own batches of 4 are too small for statistics.
+    assert (swa.bn.batch_size, swa.bn.seed) == (64, 3)
+    again, common = tmp_path / "swa.safetensors", ["--data", photos, "--device", "cpu"]
+    common += ["--workers", 0]
+    assert run([str(one) for one in ("average", folder, *common, "-o", again)]) == 0
+    assert again.read_bytes() == (folder / "swa.safetensors").read_bytes()
+
+
+def test_an_average_without_validation_images_is_recomputed_and_not_scored(call, small, tmp_path):
+    photos = small[small.index("--data") + 1]
+    shutil.copytree(photos / "train", tmp_path / "photos" / "train")
+    arguments = [*small, "--data", tmp_path / "photos", "--validate-every", "never"]
+    printed = call(*arguments, "--then-average", "-o", tmp_path / "run")
+    assert read_metadata(tmp_path / "run" / "swa.safetensors").bn.state == "updated"
+    assert "the average of 2 checkpoints, BatchNorm recomputed" in printed.out
+    assert "not scored" in printed.err
+    output = tmp_path / "swa.safetensors"
+    arguments = ["--train-dir", tmp_path / "photos" / "train", "--workers", 0, "-o", output]
+    assert run([str(one) for one in ("average", tmp_path / "run", *arguments)]) == 0
+    assert read_metadata(output).bn.state == "updated"
+
+
+@pytest.mark.parametrize("how", ["--then-average", "--swa-online"])
+def test_the_start_counts_in_the_average_if_asked_for(call, small, tmp_path, how):
+    call(*small, how, "--include-init", "-o", tmp_path / "run")
+    average = read_metadata(tmp_path / "run" / "swa.safetensors").average
+    assert average.include_init
+    names = [source.name for source in average.sources]
+    assert names == ["start.safetensors", "cycle-001.safetensors", "cycle-002.safetensors"]
+    assert "--include-init needs an average" in call(*small, "--include-init", status=2).err
+
+
+def test_what_cannot_be_averaged_afterwards_is_refused_before_the_training(call, small, tmp_path):
+    arguments = [one for one in small if one != "--new-head"] + ["--synthetic-data", 8]
+    found = call(*arguments, "--then-average", "-o", tmp_path / "run", status=1)
+    assert "--then-average needs images" in found.err

@@ -39,19 +39,19 @@ def update_bn(image_folder, tmp_path, capsys):
 
 def test_the_output_says_how_its_statistics_were_measured(average, update_bn, tmp_path):
     printed = update_bn(average, "--batch-size", "8").out
-    assert "BatchNorm layers, measured on 24 images in 3 batches" in printed
+    assert "BatchNorm layers, measured on 24 images (random crops, 32 px) in 3 batches" in printed
     bn = read_metadata(tmp_path / "swa.safetensors").bn
     assert (bn.state, bn.estimator, bn.n_samples) == ("updated", "population", 24)
-    assert (bn.batch_size, bn.augment) == (8, False)
+    assert (bn.batch_size, bn.view.crop, bn.view.min_area) == (8, "random-resized", 0.08)
 
 
 def test_what_the_authors_do_can_be_asked_for(average, update_bn, tmp_path):
-    recipe = ["--estimator", "sample-weighted", "--augment", "--train-mode"]
+    recipe = ["--estimator", "sample-weighted", "--train-mode"]
     found = update_bn(average, *recipe, "--samples", "9", "--seed", "4", "--json")
     document = json.loads(found.out)
     bn = read_metadata(tmp_path / "swa.safetensors").bn
     assert document["bn"] == dataclasses.asdict(bn)
-    assert (bn.estimator, bn.augment, bn.n_samples) == ("sample-weighted", True, 9)
+    assert (bn.estimator, bn.train_mode, bn.n_samples) == ("sample-weighted", True, 9)
     assert document["n_layers"] > 0
     assert document["unsupported"] == []
 

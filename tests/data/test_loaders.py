@@ -1,3 +1,4 @@
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -14,9 +15,11 @@ import torch
 
 from swa_tools.data import (
     evaluation_loader,
+    evaluation_view,
     open_images,
     statistics_loader,
     training_loader,
+    training_view,
 )
 from swa_tools.data.workers import Decoder, DecodingPool, Task, default_workers
 from swa_tools.errors import DataError
@@ -92,8 +95,8 @@ def test_ranks_share_the_batches_of_one_process(images, preprocessing, world_siz
             assert torch.equal(found.targets, expected.targets)
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_statistics_have_every_image_once_in_batches_of_the_seed(images, preprocessing, augment):
+@pytest.mark.parametrize("view", [evaluation_view, training_view])
+def test_statistics_have_every_image_once_in_batches_of_the_seed(images, preprocessing, view):
     def load(*, seed=1, **ranks):
         return list(
             statistics_loader(
@@ -102,7 +105,7 @@ def test_statistics_have_every_image_once_in_batches_of_the_seed(images, preproc
                 batch_size=5,
                 device=CPU,
                 seed=seed,
-                augment=augment,
+                view=view(preprocessing),
                 workers=0,
                 **ranks,
             )
@@ -126,15 +129,28 @@ def test_last_batch_of_one_image_joins_the_one_before(images, preprocessing, bat
         batch_size=batch_size,
         device=CPU,
         seed=0,
-        augment=False,
+        view=evaluation_view(preprocessing),
         workers=0,
     )
     assert [len(batch.images) for batch in loader] == sizes
 
 
-def test_statistics_without_augmentation_see_the_images_of_evaluation(images, preprocessing):
+def test_statistics_of_the_training_view_see_the_crops_of_training(images, preprocessing):
+    """The view that a run records is the one that it trains on: its size, crops and flips."""
+    view = dataclasses.replace(training_view(preprocessing, min_area=0.6), size=24)
+    options = {"batch_size": 24, "device": CPU, "workers": 0, "seed": 5, "view": view}
+    options["channels_last"] = True
+    found = by_index([statistics_loader(images, preprocessing, **options)])
+    expected = by_index([training_loader(images, preprocessing, **options).epoch(0)])
+    assert found[0].shape == (3, 24, 24)
+    assert all(torch.equal(found[index], expected[index]) for index in range(24))
+
+
+def test_statistics_of_the_evaluation_view_see_the_images_of_evaluation(images, preprocessing):
     options = {"batch_size": 6, "device": CPU, "workers": 0}
-    loader = statistics_loader(images, preprocessing, seed=0, augment=False, **options)
+    loader = statistics_loader(
+        images, preprocessing, seed=0, view=evaluation_view(preprocessing), **options
+    )
     expected = by_index([evaluation_loader(images, preprocessing, **options)])
     found = by_index([loader])
     assert all(torch.equal(found[index], expected[index]) for index in range(24))

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from swa_tools.checkpoints import Preprocessing
+from swa_tools.checkpoints import Preprocessing, ViewInfo
 from swa_tools.data.random_numbers import AUGMENT, generator
 from swa_tools.data.views import EvaluationView, Normaliser, TrainingView, random_crop
 from swa_tools.models import create_model
@@ -26,6 +26,13 @@ def evaluated(path, preprocessing, *, channels_last=False):
         channels_last=channels_last,
     )
     return normalise(pixels[None])[0]
+
+
+def training_of(size, interpolation, *, seed):
+    info = ViewInfo(
+        size=size, crop="random-resized", min_area=0.08, flip=0.5, interpolation=interpolation
+    )
+    return TrainingView(info=info, seed=seed)
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
@@ -162,7 +169,7 @@ def test_area_of_crops_has_a_lower_bound():
 def test_training_view_is_pillows_crop_and_resize_within_rounding(photograph, interpolation, size):
     """Of an image that is no JPEG, which nothing is decoded smaller for."""
     image = photograph(*size)
-    view = TrainingView(image_size=64, interpolation=interpolation, seed=3)
+    view = training_of(64, interpolation, seed=3)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     for index in range(20):
         random = generator(3, AUGMENT, epoch=2, index=index)
@@ -177,7 +184,7 @@ def test_training_view_is_pillows_crop_and_resize_within_rounding(photograph, in
 
 def test_jpeg_decoded_smaller_shows_the_same_crop(photograph, tmp_path):
     photograph(800, 600).save(tmp_path / "large.jpg", quality=95)
-    view = TrainingView(image_size=32, interpolation="bilinear", seed=0)
+    view = training_of(32, "bilinear", seed=0)
     for index in range(20):
         with Image.open(tmp_path / "large.jpg") as image:
             found = view(image, epoch=0, index=index).numpy().astype(int)
@@ -192,11 +199,7 @@ def test_jpeg_decoded_smaller_shows_the_same_crop(photograph, tmp_path):
 def test_view_of_training_depends_on_seed_epoch_and_image(photograph):
     image = photograph(80, 60)
     views = {
-        TrainingView(image_size=24, interpolation="bilinear", seed=seed)(
-            image, epoch=epoch, index=index
-        )
-        .numpy()
-        .tobytes()
+        training_of(24, "bilinear", seed=seed)(image, epoch=epoch, index=index).numpy().tobytes()
         for seed in (0, 1)
         for epoch in (0, 1)
         for index in (0, 1)
@@ -207,7 +210,7 @@ def test_view_of_training_depends_on_seed_epoch_and_image(photograph):
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 def test_training_takes_images_of_every_kind(odd_images):
     for interpolation in ("bilinear", "bicubic", "lanczos"):
-        view = TrainingView(image_size=40, interpolation=interpolation, seed=0)
+        view = training_of(40, interpolation, seed=0)
         for path in odd_images:
             with Image.open(path) as image:
                 pixels = view(image, epoch=0, index=1)
@@ -219,7 +222,7 @@ def test_half_of_the_views_are_flipped(photograph):
     left_half_black = np.zeros((40, 40, 3), dtype=np.uint8)
     left_half_black[:, 20:] = 255
     image = Image.fromarray(left_half_black)
-    view = TrainingView(image_size=8, interpolation="bilinear", seed=0)
+    view = training_of(8, "bilinear", seed=0)
     views = [view(image, epoch=0, index=i).float().mean(dim=(0, 2)) for i in range(400)]
     brighter_left = sum(bool(columns[0] > columns[-1]) for columns in views)
     brighter_right = sum(bool(columns[0] < columns[-1]) for columns in views)
