@@ -6,20 +6,20 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from swa_tools.report.attachments import Attachments, read_attachments
-from swa_tools.report.comparison_figure import comparison_picture
 from swa_tools.report.facts import facts
-from swa_tools.report.line_figures import ray_picture, segment_picture
-from swa_tools.report.number_tables import tables_of
+from swa_tools.report.figures.bn_ablation import bn_ablation_picture
+from swa_tools.report.figures.comparison import comparison_picture
+from swa_tools.report.figures.plane import plane_picture
+from swa_tools.report.figures.ray import ray_picture
+from swa_tools.report.figures.reliability import reliability_picture
+from swa_tools.report.figures.run_curves import run_picture
+from swa_tools.report.figures.segment import segment_picture
+from swa_tools.report.figures.sweep import sweep_picture
+from swa_tools.report.figures.trajectory import trajectory_picture
+from swa_tools.report.measurement_tables import tables_of
 from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
-from swa_tools.report.plane_figure import plane_picture
-from swa_tools.report.run_figure import run_picture
 from swa_tools.report.runs import RunData, kind_of, windows_of
-from swa_tools.report.score_figures import (
-    bn_ablation_picture,
-    reliability_picture,
-    sweep_picture,
-)
 from swa_tools.report.tables import (
     MOST_CAPTURES,
     Table,
@@ -29,7 +29,6 @@ from swa_tools.report.tables import (
     score_table,
     summary,
 )
-from swa_tools.report.trajectory_figure import trajectory_picture
 
 PICTURES = {
     "plane": plane_picture,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from swa_tools.report.description import Earlier
+from swa_tools.report.lineage import Earlier
 from swa_tools.report.runs import RunData
 
 NOT_THE_EXPERIMENT = frozenset(

@@ -9,7 +9,7 @@ from typing import Any
 
 from swa_tools.errors import SwaToolsError
 from swa_tools.records import Record, read_records
-from swa_tools.report.description import (
+from swa_tools.report.lineage import (
     DESCRIPTION_FILE,
     METRICS_FILE,
     START_FILE,
@@ -33,7 +33,7 @@ _NATURAL = re.compile(r"(\d+)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class ScoreLine:
     """One line of a run's table.
 
     Attributes:
@@ -113,19 +113,19 @@ class RunData:
         """Digest of the weights that it, or the first of the runs it continues, started from."""
         return self.start_digest if self.earlier is None else self.earlier.origin
 
-    def scores(self) -> list[Score]:
+    def scores(self) -> list[ScoreLine]:
         """Return the lines of its table: start, captures, EMA, averages, soups, ensemble."""
-        latest: dict[tuple[Any, ...], Score] = {}
+        latest: dict[tuple[Any, ...], ScoreLine] = {}
         for record in self.records:
             kind = kind_of(record)
             if record.top1 is None or kind is None or kind == "sweep":
                 continue
             # One thing has one line, also where it was scored on its way and at the end again.
             key = (kind, record.checkpoint, record.bn == "stale", record.split, record.n_samples)
-            latest[key] = Score(name=score_name(record, kind), kind=kind, record=record)
+            latest[key] = ScoreLine(name=score_name(record, kind), kind=kind, record=record)
         return sorted(latest.values(), key=_place)
 
-    def last(self, kind: str) -> Score | None:
+    def last(self, kind: str) -> ScoreLine | None:
         """Return the score of a kind that counts; None if there is none.
 
         Of averages, soups and ensembles it is the newest, of the others the last in the run; on
@@ -136,7 +136,7 @@ class RunData:
             return (
                 None
                 if record is None
-                else Score(name=score_name(record, kind), kind=kind, record=record)
+                else ScoreLine(name=score_name(record, kind), kind=kind, record=record)
             )
         found = [score for score in self.scores() if score.kind == kind and counts(score.record)]
         return found[-1] if found else None
@@ -264,7 +264,7 @@ def _notes(record: Record) -> dict[str, bool]:
 _ORDER = ("start", "control", "checkpoint", "ema", "average", "soup", "ensemble")
 
 
-def _place(score: Score) -> tuple[Any, ...]:
+def _place(score: ScoreLine) -> tuple[Any, ...]:
     """Return what lines are sorted by: kind, then training images last, then the natural order."""
     kind = _ORDER.index(score.kind) if score.kind in _ORDER else len(_ORDER)
     record = score.record

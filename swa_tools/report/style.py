@@ -168,6 +168,15 @@ def marker_style(kind: str, theme: Theme, *, hollow: bool = False) -> dict[str, 
     }
 
 
+def series_style(number: int, theme: Theme) -> dict[str, Any]:
+    """Return the look of a series that is neither the average nor conventional training as such."""
+    return {
+        "color": theme.others[number % len(theme.others)],
+        "linestyle": RUN_LINES[number % len(RUN_LINES)],
+        "marker": RUN_MARKERS[number % len(RUN_MARKERS)],
+    }
+
+
 def panels(figure: "Figure", n: int, **arguments: Any) -> "list[Axes]":
     """Return axes side by side, or below one another where the figure is narrow.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from swa_tools.report.facts import describe_epochs, describe_schedule
 from swa_tools.report.groups import controls_of, replicates
 from swa_tools.report.intervals import top1_interval
-from swa_tools.report.runs import RunData, Score, counts, kind_of
+from swa_tools.report.runs import RunData, ScoreLine, counts, kind_of
 
 MOST_CAPTURES = 20
 """Runs with more captures show the first, the best and the last."""
@@ -74,7 +74,7 @@ def provenance_table(run: RunData) -> Table:
     )
 
 
-def _cells(score: Score) -> tuple[str, ...]:
+def _cells(score: ScoreLine) -> tuple[str, ...]:
     record = score.record
     interval = ""
     if record.top1 is not None and record.n_samples:
@@ -92,7 +92,7 @@ def _cells(score: Score) -> tuple[str, ...]:
     )
 
 
-def _shortened(scores: Sequence[Score]) -> list[Score]:
+def _shortened(scores: Sequence[ScoreLine]) -> list[ScoreLine]:
     """Leave of many captures the first, the best and the last."""
     captures = [score for score in scores if score.kind == "checkpoint"]
     if len(captures) <= MOST_CAPTURES:

@@ -4,7 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swa_tools.report.contours import contour_levels, digits_of, label_levels
+from swa_tools.report.figures.contours import contour_levels, digits_of, label_levels
+from swa_tools.report.figures.surface_labels import (
+    bare_name,
+    is_stale,
+    mark_of,
+    stale_sentence,
+    title_of,
+    warn_if_stale,
+)
 from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, figure_legend, marker_style, panels
@@ -16,10 +24,6 @@ if TYPE_CHECKING:
 
 WIDTH, NARROW_WIDTH, PANEL_WIDTH, MIN_PANEL_HEIGHT, MAX_HEIGHT = 7.6, 4.0, 2.8, 1.6, 12.0
 """Of the picture, on a wide and a narrow screen, and of the surface in one panel, in inches."""
-
-START_NAME = "start.safetensors"
-
-STALE = "BatchNorm not recomputed"
 
 
 def plane_picture(numbers: Numbers) -> Picture:
@@ -101,8 +105,8 @@ def _draw_checkpoints(axes: "Axes", numbers: Numbers, theme: Theme) -> None:
     projected = numbers.arrays["projected_xyd"]
     named = numbers.description
     for letter, (x, y), one in zip("ABC", corners, named["checkpoints"], strict=True):
-        style = _mark(kind_of(one), theme)
-        axes.plot(x, y, **style, zorder=5, label=f"{letter}: {short_name(one['name'])}")
+        style = _marker(mark_of(one), theme)
+        axes.plot(x, y, **style, zorder=5, label=f"{letter}: {bare_name(one['name'])}")
         _annotate(axes, letter, x, y)
     for kind in ("checkpoint", "start", "average"):
         _draw_kind(axes, kind, projected, named["projected"], theme)
@@ -119,13 +123,13 @@ def _draw_kind(
     axes: "Axes", kind: str, projected: np.ndarray, named: list[dict[str, Any]], theme: Theme
 ) -> None:
     """Mark the projected checkpoints of a kind; how far they are off the plane is in the legend."""
-    chosen = [point for point, one in zip(projected, named, strict=True) if kind_of(one) == kind]
+    chosen = [point for point, one in zip(projected, named, strict=True) if mark_of(one) == kind]
     if not chosen:
         return
     x, y, distance = np.array(chosen).T
     off = f"{distance.min():.3g}" if len(chosen) == 1 else _span(distance)
     name = kind if len(chosen) == 1 else f"{len(chosen)} {kind}s"
-    style = _mark(kind, theme) | {"linestyle": "none"}
+    style = _marker(kind, theme) | {"linestyle": "none"}
     if kind == "checkpoint":
         style |= {"markersize": 4.5}
     axes.plot(x, y, **style, zorder=4, label=f"{name}, {off} off the plane")
@@ -135,7 +139,7 @@ def _span(distances: np.ndarray) -> str:
     return f"{distances.min():.3g} to {distances.max():.3g}"
 
 
-def _mark(kind: str, theme: Theme) -> dict[str, Any]:
+def _marker(kind: str, theme: Theme) -> dict[str, Any]:
     """Return a marker that stands out on any colour of the surface."""
     light = {"checkpoint": "#ffffff", "start": "#1b1f24", "average": "#0072b2"}
     style = marker_style(kind, theme)
@@ -161,47 +165,9 @@ def _annotate(axes: "Axes", text: str, x: float, y: float) -> None:
     )
 
 
-def kind_of(checkpoint: dict[str, Any]) -> str:
-    """Return how a checkpoint is marked: `average`, `start` or `checkpoint`."""
-    if checkpoint["name"] == START_NAME:
-        return "start"
-    return "average" if checkpoint["kind"] in ("average", "soup") else "checkpoint"
-
-
-def short_name(name: str) -> str:
-    """Return a checkpoint's name without its suffix."""
-    return name.removesuffix(".safetensors")
-
-
-def is_stale(description: dict[str, Any]) -> bool:
-    """Whether a network with BatchNorm was scored without recomputing its statistics."""
-    return bool(description.get("has_batchnorm")) and description.get("bn_samples") == 0
-
-
-def title_of(title: str, description: dict[str, Any]) -> str:
-    """Return a title that says so if BatchNorm statistics are stale."""
-    return f"{title}, {STALE}" if is_stale(description) else title
-
-
-def stale_sentence(description: dict[str, Any]) -> str:
-    """Return what is wrong with a picture if BatchNorm statistics are stale, or nothing."""
-    if not is_stale(description):
-        return ""
-    return (
-        f" {STALE}: the picture is wrong for this network, whose statistics fit no other weights."
-    )
-
-
-def warn_if_stale(figure: "Figure", description: dict[str, Any]) -> None:
-    """Write below a figure that it is wrong if BatchNorm statistics are stale."""
-    if is_stale(description):
-        text = f"{STALE}: wrong for this network"
-        figure.supxlabel(text, fontsize=9, fontweight="bold", x=0.01, ha="left")
-
-
 def _message(numbers: Numbers) -> str:
     arrays = numbers.arrays
-    names = [short_name(one["name"]) for one in numbers.description["checkpoints"]]
+    names = [bare_name(one["name"]) for one in numbers.description["checkpoints"]]
     errors = arrays["checkpoint_test_error"]
     scores = [
         f"{name} ({error:.2f} % test error)" if np.isfinite(error) else name
@@ -227,7 +193,7 @@ def _where_average(numbers: Numbers, grid: np.ndarray, lowest: np.ndarray) -> st
     arrays, description = numbers.arrays, numbers.description
     known = [*description["checkpoints"], *description["projected"]]
     places = [*arrays["checkpoint_xy"], *arrays["projected_xyd"][:, :2]]
-    found = [xy for one, xy in zip(known, places, strict=True) if kind_of(one) == "average"]
+    found = [xy for one, xy in zip(known, places, strict=True) if mark_of(one) == "average"]
     if len(found) != 1:
         return ""
     x, y = (float(number) for number in found[0])

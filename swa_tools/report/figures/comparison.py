@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from swa_tools.report.figures.run_curves import RunCurves, elided, run_curves, whole_epochs
 from swa_tools.report.groups import replicates
 from swa_tools.report.picture import Picture
-from swa_tools.report.run_figure import RunCurves, run_curves, short_name, whole_epochs
 from swa_tools.report.runs import RunData
 from swa_tools.report.style import MARKERS, RUN_LINES, RUN_MARKERS, Theme, figure_legend
 from swa_tools.report.tables import group_name, last_top1s
@@ -107,7 +107,7 @@ def _draw_group(
             markersize=4,
             markevery=-(-len(main.epochs) // MOST_MARKERS),
             linewidth=1.6,
-            label=short_name(group_name(group)),
+            label=elided(group_name(group)),
             zorder=3,
         )
         low, high = main.mean - main.deviation, main.mean + main.deviation

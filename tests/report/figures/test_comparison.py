@@ -5,7 +5,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from swa_tools.records import Record, append_records
-from swa_tools.report.comparison_figure import comparison_picture, group_colors
+from swa_tools.report.figures.comparison import comparison_picture, group_colors
 from swa_tools.report.groups import replicates
 from swa_tools.report.runs import load_runs
 from swa_tools.report.style import LIGHT

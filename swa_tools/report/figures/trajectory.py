@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swa_tools.report.number_tables import verdict
+from swa_tools.report.measurement_tables import verdict
 from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, panels

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from swa_tools.errors import SwaToolsError
-from swa_tools.report.number_tables import tables_of, verdict
+from swa_tools.report.measurement_tables import tables_of, verdict
 from swa_tools.report.numbers import read_numbers
 
 

@@ -190,7 +190,7 @@ def _draw_accuracy(axes: "Axes", curves: RunCurves, theme: Theme) -> None:
         dashes = (0, (1.5, 2)) if kind == "ensemble" else (0, (5, 2))
         axes.axhline(value, color=theme.of_kind(kind), linestyle=dashes, linewidth=1, zorder=1)
         style = marker_style(kind, theme) | {"linestyle": "none"}
-        name = short_name(curves.average_name) if kind == "average" else kind
+        name = elided(curves.average_name) if kind == "average" else kind
         axes.plot(end, value, **style, label=f"{name}, {value:.2f} %", clip_on=False, zorder=5)
     axes.set_xlabel("epoch")
     whole_epochs(axes, [epoch for epoch, _ in curves.captures] or [end])
@@ -206,7 +206,7 @@ def whole_epochs(axes: "Axes", epochs: Iterable[float]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def short_name(name: str) -> str:
+def elided(name: str) -> str:
     """Return a name for a legend: of a long one its beginning and its end."""
     half = (LONGEST_NAME - 1) // 2
     return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half - 1 :]}"
