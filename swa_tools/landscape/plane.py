@@ -12,7 +12,7 @@ from swa_tools.averaging import open_all
 from swa_tools.checkpoints import Checkpoint
 from swa_tools.errors import SwaToolsError
 from swa_tools.landscape.geometry import Array, Plane, Projection, own_tensors
-from swa_tools.landscape.numbers import describe_checkpoints
+from swa_tools.landscape.measurement_files import describe_checkpoints
 from swa_tools.landscape.survey import Point, Survey, arrays_of
 
 CORNERS = 3

@@ -19,7 +19,7 @@ from swa_tools.landscape.geometry import (
     random_direction,
     ray_tensors,
 )
-from swa_tools.landscape.numbers import describe_checkpoints
+from swa_tools.landscape.measurement_files import describe_checkpoints
 from swa_tools.landscape.survey import Point, Survey, arrays_of
 from swa_tools.landscape.width import ray_widths, width_differences
 

@@ -18,7 +18,7 @@ from swa_tools.landscape.geometry import (
     own_tensors,
     parameter_names,
 )
-from swa_tools.landscape.numbers import describe_checkpoints
+from swa_tools.landscape.measurement_files import describe_checkpoints
 from swa_tools.landscape.survey import Point, Survey, arrays_of
 from swa_tools.landscape.width import segment_widths
 

@@ -11,7 +11,7 @@ from swa_tools.checkpoints import Checkpoint
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.landscape.geometry import Tensors
-from swa_tools.landscape.numbers import check_numbers, describe, write_numbers
+from swa_tools.landscape.measurement_files import check_numbers, write_numbers
 from swa_tools.landscape.points import (
     FIELDS,
     SUFFIX,
@@ -20,6 +20,7 @@ from swa_tools.landscape.points import (
     PointScore,
 )
 from swa_tools.landscape.surface import Surface, SurfaceOptions
+from swa_tools.measurements import describe
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ def _ignore(_: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
+class SurveyListener:
     """Who is told how the work goes, on rank 0.
 
     Attributes:
@@ -80,7 +81,7 @@ class Survey:
     val: ImageSet
     options: SurfaceOptions
     context: Distributed
-    listener: Listener = dataclasses.field(default_factory=Listener)
+    listener: SurveyListener = dataclasses.field(default_factory=SurveyListener)
     command: str | None = None
     force: bool = False
 

@@ -10,18 +10,15 @@ from swa_tools.report.figures.segment import segment_picture
 from swa_tools.report.figures.sweep import sweep_picture
 from swa_tools.report.figures.trajectory import trajectory_picture
 from swa_tools.report.measurement_tables import tables_of
-from swa_tools.report.numbers import Numbers, read_numbers
 from swa_tools.report.picture import Picture, picture_format
 
 __all__ = [
-    "Numbers",
     "Picture",
     "bn_ablation_picture",
     "comparison_picture",
     "picture_format",
     "plane_picture",
     "ray_picture",
-    "read_numbers",
     "reliability_picture",
     "run_picture",
     "segment_picture",

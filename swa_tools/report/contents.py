@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
+from swa_tools.measurements import Numbers
 from swa_tools.report.attachments import Attachments, read_attachments
 from swa_tools.report.facts import facts
 from swa_tools.report.figures.bn_ablation import bn_ablation_picture
@@ -17,7 +18,6 @@ from swa_tools.report.figures.segment import segment_picture
 from swa_tools.report.figures.sweep import sweep_picture
 from swa_tools.report.figures.trajectory import trajectory_picture
 from swa_tools.report.measurement_tables import tables_of
-from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.runs import RunData, kind_of, windows_of
 from swa_tools.report.tables import (

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from swa_tools.report.numbers import Numbers
+from swa_tools.measurements import Numbers
 from swa_tools.report.tables import Table
 
 
@@ -199,7 +199,7 @@ def _images(numbers: Numbers) -> str:
     text += " training images"
     if "bn" in images:
         text += f", BatchNorm recomputed on {images['bn']['n_samples']:,} at every point"
-    elif numbers.description.get("has_batchnorm") and numbers.description.get("bn_samples") == 0:
+    elif numbers.has_stale_batchnorm:
         text += "; BatchNorm was NOT recomputed (--bn-samples 0), so that the numbers are wrong for"
         text += " this network"
     return f"{text}."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swa_tools.errors import SwaToolsError
+from swa_tools.measurements import Numbers, read_numbers
 from swa_tools.records import Record, read_records
 from swa_tools.report.lineage import (
     DESCRIPTION_FILE,
@@ -18,7 +19,6 @@ from swa_tools.report.lineage import (
     read_description,
     start_digest,
 )
-from swa_tools.report.numbers import Numbers, read_numbers
 
 RECORD_FILES = (METRICS_FILE, "results.jsonl")
 """In this order: of two scores of one thing the later one counts."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from swa_tools.report.facts import describe_epochs, describe_schedule
 from swa_tools.report.groups import controls_of, replicates
-from swa_tools.report.intervals import top1_interval
 from swa_tools.report.runs import RunData, ScoreLine, counts, kind_of
+from swa_tools.statistics import wilson_interval
 
 MOST_CAPTURES = 20
 """Runs with more captures show the first, the best and the last."""
@@ -78,7 +78,8 @@ def _cells(score: ScoreLine) -> tuple[str, ...]:
     record = score.record
     interval = ""
     if record.top1 is not None and record.n_samples:
-        low, high = top1_interval(record.top1, record.n_samples)
+        n_correct = record.top1 / 100 * record.n_samples
+        low, high = wilson_interval(n_correct, record.n_samples)
         interval = f"{low:.2f} – {high:.2f}"
     return (
         score.name,

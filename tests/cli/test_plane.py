@@ -9,7 +9,7 @@ import time
 import pytest
 
 from swa_tools.cli import run
-from swa_tools.report import read_numbers
+from swa_tools.measurements import read_numbers
 
 SMALL = ["--points", "2", "--train-samples", "6", "--val-samples", "6", "--bn-samples", "9"]
 QUICK = ["--device", "cpu", "--workers", "0", "--batch-size", "4"]

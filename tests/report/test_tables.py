@@ -4,7 +4,6 @@ import pytest
 
 from swa_tools.records import Record, append_records
 from swa_tools.report.facts import describe_epochs, describe_schedule, facts
-from swa_tools.report.intervals import top1_interval
 from swa_tools.report.runs import load_run, load_runs
 from swa_tools.report.tables import (
     MOST_CAPTURES,
@@ -14,20 +13,12 @@ from swa_tools.report.tables import (
     score_table,
     summary,
 )
+from swa_tools.statistics import wilson_interval
 
 
 def column(table, title):
     position = table.columns.index(title)
     return [row[position] for row in table.rows]
-
-
-@pytest.mark.parametrize(("top1", "n"), [(0.0, 10), (50.0, 4), (64.3, 1000), (100.0, 50000)])
-def test_interval_is_that_of_the_evaluation(top1, n):
-    from swa_tools.evaluation import wilson_interval
-
-    n_correct = round(top1 / 100 * n)
-    expected = wilson_interval(n_correct, n)
-    assert top1_interval(100 * n_correct / n, n) == pytest.approx(expected, abs=1e-9)
 
 
 def test_table_of_a_run_holds_scores_with_intervals(write_run):
@@ -38,7 +29,7 @@ def test_table_of_a_run_holds_scores_with_intervals(write_run):
         "average swa",
     ]
     assert column(table, "top-1 %") == ["60.00", "61.00", "62.00", "63.00", "70.00"]
-    low, high = top1_interval(70.0, 1000)
+    low, high = wilson_interval(700, 1000)
     assert column(table, "95 %")[-1] == f"{low:.2f} – {high:.2f}"
     assert column(table, "images") == ["1,000"] * 5
     assert "on 1,000 images" in table.caption

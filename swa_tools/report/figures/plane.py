@@ -4,16 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from swa_tools.measurements import Numbers
 from swa_tools.report.figures.contours import contour_levels, digits_of, label_levels
 from swa_tools.report.figures.surface_labels import (
     bare_name,
-    is_stale,
     mark_of,
     stale_sentence,
     title_of,
     warn_if_stale,
 )
-from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, figure_legend, marker_style, panels
 
@@ -43,7 +42,7 @@ def plane_picture(numbers: Numbers) -> Picture:
             axes.set_xlabel("distance along u")
             axes.set_ylabel("distance along v")
         figure_legend(figure, left, entry_inches=2.4)
-        warn_if_stale(figure, numbers.description)
+        warn_if_stale(figure, numbers)
         if any(found is not None for found in lines):
             figure.draw_without_rendering()  # so that places are known
         for found in lines:
@@ -51,8 +50,8 @@ def plane_picture(numbers: Numbers) -> Picture:
                 label_levels(*found, obstacles=_obstacles(numbers.arrays))
 
     return Picture(
-        title=title_of("Plane through three checkpoints", numbers.description),
-        message=_message(numbers) + stale_sentence(numbers.description),
+        title=title_of("Plane through three checkpoints", numbers),
+        message=_message(numbers) + stale_sentence(numbers),
         size=(WIDTH, _height(numbers, n_rows=1)),
         narrow_size=(NARROW_WIDTH, _height(numbers, n_rows=2)),
         draw=draw,
@@ -62,7 +61,7 @@ def plane_picture(numbers: Numbers) -> Picture:
 def _height(numbers: Numbers, *, n_rows: int) -> float:
     """Return the height in inches at which panels with equal axes fill the width."""
     x, y = numbers.arrays["x"], numbers.arrays["y"]
-    note = 0.25 if is_stale(numbers.description) else 0.0
+    note = 0.25 if numbers.has_stale_batchnorm else 0.0
     panel = max(MIN_PANEL_HEIGHT, PANEL_WIDTH * float((y[-1] - y[0]) / (x[-1] - x[0])))
     return min(MAX_HEIGHT, n_rows * (panel + 0.75) + 0.2 + 0.3 * n_rows + note)
 

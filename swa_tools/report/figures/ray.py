@@ -3,6 +3,7 @@
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from swa_tools.measurements import Numbers
 from swa_tools.report.figures.surface_labels import (
     PANELS,
     bare_name,
@@ -11,7 +12,6 @@ from swa_tools.report.figures.surface_labels import (
     title_of,
     warn_if_stale,
 )
-from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import RUN_LINES, Theme, figure_legend, panels
 
@@ -35,11 +35,11 @@ def ray_picture(numbers: Numbers) -> Picture:
             axes.set_ylabel(label)
             axes.set_xlim(left=0)
         figure_legend(figure, both[0])
-        warn_if_stale(figure, numbers.description)
+        warn_if_stale(figure, numbers)
 
     return Picture(
-        title=title_of("Random rays", numbers.description),
-        message=_ray_message(numbers) + stale_sentence(numbers.description),
+        title=title_of("Random rays", numbers),
+        message=_ray_message(numbers) + stale_sentence(numbers),
         size=(7.4, 3.4),
         narrow_size=(4.0, 6.0),
         draw=draw,

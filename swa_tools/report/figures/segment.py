@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swa_tools.measurements import Numbers
 from swa_tools.report.figures.surface_labels import (
     PANELS,
     bare_name,
@@ -13,7 +14,6 @@ from swa_tools.report.figures.surface_labels import (
     title_of,
     warn_if_stale,
 )
-from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, figure_legend, marker_style
 
@@ -32,11 +32,11 @@ def segment_picture(numbers: Numbers) -> Picture:
             axes.set_ylabel(label)
         both[1].set_xlabel(f"signed distance from {_ends(numbers)[0]}")
         figure_legend(figure, both[0])
-        warn_if_stale(figure, numbers.description)
+        warn_if_stale(figure, numbers)
 
     return Picture(
-        title=title_of(f"Segment between {' and '.join(_ends(numbers))}", numbers.description),
-        message=_segment_message(numbers) + stale_sentence(numbers.description),
+        title=title_of(f"Segment between {' and '.join(_ends(numbers))}", numbers),
+        message=_segment_message(numbers) + stale_sentence(numbers),
         size=(6.4, 4.8),
         narrow_size=(4.0, 4.8),
         draw=draw,

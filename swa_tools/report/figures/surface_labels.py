@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from swa_tools.measurements import Numbers
 from swa_tools.report.style import Theme
 
 if TYPE_CHECKING:
@@ -28,28 +29,23 @@ def bare_name(name: str) -> str:
     return name.removesuffix(".safetensors")
 
 
-def is_stale(description: dict[str, Any]) -> bool:
-    """Whether a network with BatchNorm was scored without recomputing its statistics."""
-    return bool(description.get("has_batchnorm")) and description.get("bn_samples") == 0
-
-
-def title_of(title: str, description: dict[str, Any]) -> str:
+def title_of(title: str, numbers: Numbers) -> str:
     """Return a title that says so if BatchNorm statistics are stale."""
-    return f"{title}, {STALE}" if is_stale(description) else title
+    return f"{title}, {STALE}" if numbers.has_stale_batchnorm else title
 
 
-def stale_sentence(description: dict[str, Any]) -> str:
+def stale_sentence(numbers: Numbers) -> str:
     """Return what is wrong with a picture if BatchNorm statistics are stale, or nothing."""
-    if not is_stale(description):
+    if not numbers.has_stale_batchnorm:
         return ""
     return (
         f" {STALE}: the picture is wrong for this network, whose statistics fit no other weights."
     )
 
 
-def warn_if_stale(figure: "Figure", description: dict[str, Any]) -> None:
+def warn_if_stale(figure: "Figure", numbers: Numbers) -> None:
     """Write below a figure that it is wrong if BatchNorm statistics are stale."""
-    if is_stale(description):
+    if numbers.has_stale_batchnorm:
         text = f"{STALE}: wrong for this network"
         figure.supxlabel(text, fontsize=9, fontweight="bold", x=0.01, ha="left")
 

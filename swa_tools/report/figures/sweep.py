@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swa_tools.report.intervals import top1_interval
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, figure_legend, series_style
+from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def sweep_picture(windows: Mapping[str, Window]) -> Picture:
         for number, (name, window) in enumerate(windows.items()):
             n, top1, n_samples = np.array(sorted(window)).T
             bands = np.array(
-                [top1_interval(a, int(m)) for a, m in zip(top1, n_samples, strict=True)]
+                [wilson_interval(a / 100 * m, int(m)) for a, m in zip(top1, n_samples, strict=True)]
             )
             style = series_style(number, theme)
             axes.plot(n, top1, **style, markersize=5, label=name, zorder=3)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swa_tools.measurements import Numbers
 from swa_tools.report.measurement_tables import verdict
-from swa_tools.report.numbers import Numbers
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, panels
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from swa_tools.measurements import read_numbers
 from swa_tools.report.contents import PICTURES
 from swa_tools.report.figures.bn_ablation import bn_ablation_picture
 from swa_tools.report.figures.comparison import comparison_picture
 from swa_tools.report.figures.reliability import reliability_picture
 from swa_tools.report.figures.sweep import sweep_picture
-from swa_tools.report.numbers import read_numbers
 from swa_tools.report.runs import load_runs
 
 

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
+from swa_tools.measurements import read_numbers
 from swa_tools.report.figures.plane import plane_picture
-from swa_tools.report.numbers import read_numbers
 
 
 @pytest.mark.parametrize("value", [100 / 3, np.nan, np.inf])

@@ -1,5 +1,5 @@
+from swa_tools.measurements import read_numbers
 from swa_tools.report.figures.ray import ray_picture
-from swa_tools.report.numbers import read_numbers
 
 
 def test_message_of_rays_says_which_is_wider(tmp_path, write_surfaces):

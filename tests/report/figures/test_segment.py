@@ -1,5 +1,5 @@
+from swa_tools.measurements import read_numbers
 from swa_tools.report.figures.segment import segment_picture
-from swa_tools.report.numbers import read_numbers
 
 
 def test_message_of_a_segment_says_that_a_minimum_may_lie_beyond(tmp_path, write_surfaces):

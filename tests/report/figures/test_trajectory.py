@@ -1,5 +1,5 @@
+from swa_tools.measurements import read_numbers
 from swa_tools.report.figures.trajectory import trajectory_picture
-from swa_tools.report.numbers import read_numbers
 
 
 def test_axis_labels_of_a_narrow_trajectory_are_whole(tmp_path, write_surfaces, figure_of):
