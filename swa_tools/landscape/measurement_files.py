@@ -18,7 +18,9 @@ def check_numbers(path: Path, *, force: bool) -> None:
         OutputError: One exists and `force` is not set, or the name does not end in `.npz`.
     """
     if path.suffix != SUFFIX:
-        raise OutputError(f"{path}: the numbers of a picture are written as {SUFFIX}; name it so")
+        raise OutputError(
+            f"{path}: the numbers of a picture are written as {SUFFIX}; choose a name that ends so"
+        )
     for output in (path, description_path(path)):
         check_output(output, force=force)
 

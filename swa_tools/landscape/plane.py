@@ -24,7 +24,7 @@ class PlaneOptions:
 
     Attributes:
         n_points: Points along each side of the grid.
-        margin: What the grid leaves around the checkpoints, as a part of their extent.
+        margin: Room that the grid leaves around the checkpoints, as a part of their extent.
     """
 
     n_points: int = 15
@@ -40,13 +40,13 @@ def measure_plane(
 ) -> None:
     """Score a grid on the plane through three checkpoints and write the numbers.
 
-    The three are scored besides from their own tensors; other checkpoints are projected.
+    The three are also scored from their own tensors; other checkpoints are projected.
 
     Args:
         corners: A, B and C; A is the origin, u points from A to B.
-        survey: On what, how, and where to.
+        survey: What to measure on, how, and where to write.
         projected: Checkpoints whose nearest points on the plane are wanted.
-        options: Which points.
+        options: Which points to measure.
 
     Raises:
         SwaToolsError: The checkpoints do not belong together or lie on a line, a file or image
@@ -56,7 +56,9 @@ def measure_plane(
     if len(corners) != CORNERS:
         raise SwaToolsError(f"a plane needs {CORNERS} checkpoints, found {len(corners)}")
     if options.n_points < 2 or not options.margin >= 0:
-        raise SwaToolsError("a grid needs at least 2 points along each side and a margin from 0 on")
+        raise SwaToolsError(
+            "a grid needs at least 2 points along each side and a margin of 0 or more"
+        )
     survey.check_output()
     with open_all([*corners, *projected], entry=survey.options.entry) as checkpoints:
         own, others = checkpoints[:CORNERS], checkpoints[CORNERS:]

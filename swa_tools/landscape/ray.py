@@ -30,10 +30,10 @@ class RayOptions:
 
     Attributes:
         n_rays: Directions, the same for every checkpoint.
-        n_points: Points on each ray besides the checkpoint itself.
+        n_points: Points on each ray, not counting the checkpoint itself.
         distance: Length of the rays; None for `RELATIVE_DISTANCE` times the norm of the first
             checkpoint.
-        seed: Of the directions.
+        seed: Seed of the directions.
     """
 
     n_rays: int = 10
@@ -43,7 +43,7 @@ class RayOptions:
 
 
 RELATIVE_DISTANCE = 0.5
-"""Of the first checkpoint: far enough for the error of a network with BatchNorm to grow."""
+"""Length in norms of the first checkpoint: enough for error to grow in spite of BatchNorm."""
 
 
 def measure_rays(
@@ -55,8 +55,8 @@ def measure_rays(
 
     Args:
         paths: The checkpoints w.
-        survey: On what, how, and where to.
-        options: Which points.
+        survey: What to measure on, how, and where to write.
+        options: Which points to measure.
 
     Raises:
         SwaToolsError: The checkpoints do not belong together, a file or image cannot be read, or an
@@ -80,8 +80,8 @@ def measure_rays(
             list(_points(checkpoints, directions, t, n_rays=options.n_rays)),
             surface,
             decayed=survey.decayed(checkpoints[0], names),
-            # Not the number of rays: there may be more of them when it is given again. And not
-            # the positions: their last bits depend on the threads that add up.
+            # Not the number of rays: the next try may ask for more. And not the positions: their
+            # last bits depend on the threads that add up.
             task={
                 "rays": named,
                 "n_points": options.n_points,

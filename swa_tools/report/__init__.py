@@ -1,4 +1,4 @@
-"""Pictures and pages from records and result files. No torch; matplotlib only where it draws."""
+"""Pictures, tables and pages from records and measurements. No torch; matplotlib where it draws."""
 
 from swa_tools.report.figures.bn_ablation import bn_ablation_picture
 from swa_tools.report.figures.comparison import comparison_picture

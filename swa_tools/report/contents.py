@@ -36,7 +36,7 @@ PICTURES = {
     "segment": segment_picture,
     "trajectory": trajectory_picture,
 }
-"""By the kind of the numbers."""
+"""What draws each kind of numbers."""
 
 BUILT_IN = ("run", "sweep", "bn-ablation", "reliability")
 """Names of pictures that no file's picture may take."""
@@ -47,8 +47,8 @@ class Section:
     """A part of a report.
 
     Attributes:
-        title: Of the part.
-        lead: Sentences that say what came out.
+        title: The part's heading.
+        lead: Sentences that say what came of it.
         tables: Numbers.
         more_tables: By title, folded away on the page.
         pictures: To look at, by a name for their files.
@@ -138,10 +138,10 @@ def pictures_of(run: RunData, attachments: Attachments) -> dict[str, Picture]:
 
 
 def numbers_by_name(run: RunData) -> dict[str, Numbers]:
-    """Return a run's measurements by names that no two pictures of it share.
+    """Return a run's measurements by names that no two of its pictures share.
 
-    The name is the file's below the run, with its kind or a number behind it where another picture
-    has that name; capitals make no difference, as on many disks.
+    The name is the file's below the run. Where another picture has that name already, the kind or a
+    number follows; capitals make no difference, as on many disks.
     """
     named: dict[str, Numbers] = {}
     taken = {name.casefold() for name in BUILT_IN}

@@ -1,4 +1,4 @@
-"""What a run directory has to say: what it was, its records, its measurements."""
+"""What a run directory holds: what the run was, its records, its measurements."""
 
 import dataclasses
 import os
@@ -21,10 +21,10 @@ from swa_tools.report.lineage import (
 )
 
 RECORD_FILES = (METRICS_FILE, "results.jsonl")
-"""In this order: of two scores of one thing the later one counts."""
+"""In this order: where one thing was scored twice, the later score counts."""
 
 COMBINED = frozenset({"average", "soup", "ensemble"})
-"""Kinds of which the newest score counts; of the others the last in the run."""
+"""Kinds whose newest score counts; for the others, the last in the run counts."""
 
 _SWEPT = re.compile(r"(first|last)-(\d+)(?:\.safetensors)?")
 """Names of the running averages that a sweep scores."""
@@ -37,7 +37,7 @@ class ScoreLine:
     """One line of a run's table.
 
     Attributes:
-        name: What was scored, for people.
+        name: What people call what was scored.
         kind: `start`, `checkpoint`, `ema`, `average`, `soup`, `ensemble` or `control`.
         record: The score.
     """
@@ -55,10 +55,10 @@ class RunData:
         path: Its folder.
         name: What it is called on the page.
         description: `run.json`, empty where there is none.
-        records: Of training, then of everything scored later.
+        records: Those of training, then those of everything scored later.
         numbers: Measurements of the loss surface found in the folder.
         earlier: The run that it continues; None if it continues none.
-        notices: What was found and left out, a line for each.
+        notices: A line for each thing that was found but left out.
     """
 
     path: Path
@@ -128,8 +128,8 @@ class RunData:
     def last(self, kind: str) -> ScoreLine | None:
         """Return the score of a kind that counts; None if there is none.
 
-        Of averages, soups and ensembles it is the newest, of the others the last in the run; on
-        validation images, BatchNorm in order.
+        For averages, soups and ensembles it is the newest, for the others the last in the run. Only
+        scores on validation images with BatchNorm in order count.
         """
         if kind in COMBINED:
             record = newest(self.records, kind)
@@ -169,7 +169,7 @@ def load_run(path: Path, *, name: str | None = None, others: Sequence[Path] = ()
         others: Folders among which may be the run that this one continues.
 
     Raises:
-        SwaToolsError: There is nothing of a run in it, or a file is broken.
+        SwaToolsError: It holds no records of a run, or a file is broken.
     """
     if not path.is_dir():
         raise SwaToolsError(f"{path}: no such run: expected a folder that finetune wrote")
@@ -193,7 +193,7 @@ def load_run(path: Path, *, name: str | None = None, others: Sequence[Path] = ()
 
 
 def _read_all_numbers(folder: Path) -> tuple[list[Numbers], list[str]]:
-    """Return the measurements in a folder, and what is to be said of the other `.npz` there."""
+    """Return the measurements in a folder, and notices about the other `.npz` files there."""
     numbers, notices = [], []
     for file in [*sorted(folder.glob("*.npz")), *sorted(folder.glob("landscape/*.npz"))]:
         try:
@@ -204,7 +204,7 @@ def _read_all_numbers(folder: Path) -> tuple[list[Numbers], list[str]]:
 
 
 def load_runs(paths: Sequence[Path]) -> list[RunData]:
-    """Read run directories; those of the same name are called by their paths.
+    """Read run directories; those that share a name go by their paths.
 
     Raises:
         SwaToolsError: As `load_run`, or one is given twice.
@@ -246,7 +246,7 @@ def windows_of(run: RunData) -> dict[str, list[tuple[int, float, int]]]:
 
 
 def score_name(record: Record, kind: str) -> str:
-    """Return what a score is called, for people: `average swa (stale BatchNorm)`."""
+    """Return what people call a score, such as `average swa (stale BatchNorm)`."""
     name = (record.checkpoint or kind).removesuffix(".safetensors")
     if kind in ("average", "soup", "ema") and name != kind:
         name = f"{kind} {name}"

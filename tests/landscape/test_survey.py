@@ -65,7 +65,7 @@ def test_killed_work_goes_on_where_it_was(captures, survey, n_scored, tmp_path):
     listener = SurveyListener(on_notice=notices.append)
     measure_plane(captures[:3], dataclasses.replace(killed, listener=listener), options=SMALL)
     assert n_scored["n"] == N_POINTS  # nothing was done twice
-    assert f"5 of {N_POINTS} points are done already" in notices[0]
+    assert f"5 of {N_POINTS} points are already done" in notices[0]
     assert_same_numbers(whole.output, killed.output)
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"whole.npz", "whole.json", "killed.npz", "killed.json"}

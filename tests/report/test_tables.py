@@ -131,7 +131,7 @@ def test_schedule_is_told_in_a_few_words(write_run):
     [
         (70.0, "10.00 points above the start, 7.00 points above the last capture"),
         (61.5, "1.50 points above the start, 1.50 points BELOW the last capture"),
-        (60.0, "as the start, 3.00 points BELOW the last capture"),
+        (60.0, "the same as the start, 3.00 points BELOW the last capture"),
     ],
 )
 def test_summary_tells_what_came_out_whichever_way_it_went(write_run, average, text):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, NARROW_WIDTH, PANEL_WIDTH, MIN_PANEL_HEIGHT, MAX_HEIGHT = 7.6, 4.0, 2.8, 1.6, 12.0
-"""Of the picture, on a wide and a narrow screen, and of the surface in one panel, in inches."""
+"""Sizes of the picture, on wide and narrow screens, and of one panel's surface, in inches."""
 
 
 def plane_picture(numbers: Numbers) -> Picture:
@@ -112,7 +112,7 @@ def _draw_checkpoints(axes: "Axes", numbers: Numbers, theme: Theme) -> None:
 
 
 def _obstacles(arrays: dict[str, np.ndarray]) -> list[tuple[float, float, float]]:
-    """Return where markers and the letters beside some of them are, for labels to stay clear of."""
+    """Return the places of markers and of the letters beside them, for labels to stay clear of."""
     corners = arrays["checkpoint_xy"].tolist()
     markers = [*corners, *arrays["projected_xyd"][:, :2].tolist()]
     return [*((x, y, 0.0) for x, y in markers), *((x, y, 9.0) for x, y in corners)]
@@ -188,7 +188,7 @@ def _message(numbers: Numbers) -> str:
 
 
 def _where_average(numbers: Numbers, grid: np.ndarray, lowest: np.ndarray) -> str:
-    """Say where the average lies beside the lowest error, if there is one average."""
+    """Say how far the average lies from the lowest error, if there is one average."""
     arrays, description = numbers.arrays, numbers.description
     known = [*description["checkpoints"], *description["projected"]]
     places = [*arrays["checkpoint_xy"], *arrays["projected_xyd"][:, :2]]
@@ -198,7 +198,7 @@ def _where_average(numbers: Numbers, grid: np.ndarray, lowest: np.ndarray) -> st
     x, y = (float(number) for number in found[0])
     row, column = (int(np.argmin(np.abs(arrays[k] - at))) for k, at in (("y", y), ("x", x)))
     apart = float(np.hypot(*(found[0] - lowest)))
-    text = f" The average lies at ({x:.3g}, {y:.3g}) of the plane, {apart:.3g} from there"
+    text = f" The average lies at ({x:.3g}, {y:.3g}) on the plane, {apart:.3g} from there"
     above = grid[row, column] - np.nanmin(grid)
     if np.isnan(above):
         return f"{text}."

@@ -83,7 +83,7 @@ def _compared(
     *,
     n_rays: int,
 ) -> str:
-    """Say which of two checkpoints is wider, if the rays tell."""
+    """Say which of two checkpoints is wider, if the rays can tell."""
     names = [bare_name(one["name"]) for one in (first, second)]
     if difference is None:
         reached = [one["width"][growth]["n_reached"] for one in (first, second)]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_BINS = 15
-"""Of confidence, as in the calibration error."""
+"""Bins of confidence, as many as the calibration error uses."""
 
 
 def reliability_picture(logits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Picture:
@@ -59,8 +59,9 @@ def reliability_picture(logits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> 
     ]
     return Picture(
         title="Reliability",
-        message="Accuracy over confidence; on the diagonal a model is as sure as it is right,"
-        f" larger markers are bins of more images. Expected calibration error: {'; '.join(parts)}.",
+        message="Accuracy over confidence; on the diagonal a model is as sure as it is right, and"
+        " larger markers are bins with more images. Expected calibration error:"
+        f" {'; '.join(parts)}.",
         size=(5.2, 4.6),
         narrow_size=(4.0, 4.4),
         draw=draw,
@@ -77,7 +78,7 @@ def _sureness(confidence: np.ndarray, accuracy: np.ndarray, share: np.ndarray) -
 def confidence_bins(
     logits: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean confidence and accuracy in percent and the share of images, of each used bin.
+    """Return each used bin's mean confidence and accuracy in percent, and its share of the images.
 
     Args:
         logits: (N, C).

@@ -30,21 +30,22 @@ def bare_name(name: str) -> str:
 
 
 def title_of(title: str, numbers: Numbers) -> str:
-    """Return a title that says so if BatchNorm statistics are stale."""
+    """Return a title, with a warning if BatchNorm statistics are stale."""
     return f"{title}, {STALE}" if numbers.has_stale_batchnorm else title
 
 
 def stale_sentence(numbers: Numbers) -> str:
-    """Return what is wrong with a picture if BatchNorm statistics are stale, or nothing."""
+    """Return a sentence on what is wrong if BatchNorm statistics are stale, else nothing."""
     if not numbers.has_stale_batchnorm:
         return ""
     return (
-        f" {STALE}: the picture is wrong for this network, whose statistics fit no other weights."
+        f" {STALE}: the picture is wrong for this network, whose statistics fit only the weights"
+        " that they were measured on."
     )
 
 
 def warn_if_stale(figure: "Figure", numbers: Numbers) -> None:
-    """Write below a figure that it is wrong if BatchNorm statistics are stale."""
+    """Write a warning below a figure if BatchNorm statistics are stale."""
     if numbers.has_stale_batchnorm:
         text = f"{STALE}: wrong for this network"
         figure.supxlabel(text, fontsize=9, fontweight="bold", x=0.01, ha="left")

@@ -44,7 +44,7 @@ def sweep_picture(windows: Mapping[str, Window]) -> Picture:
 
     best = {name: max(window, key=lambda point: point[1]) for name, window in windows.items()}
     parts = [
-        f"of the {name} it is highest, {p[1]:.2f} %, at n = {p[0]}" for name, p in best.items()
+        f"for the {name} it is highest at n = {p[0]}, {p[1]:.2f} %" for name, p in best.items()
     ]
     return Picture(
         title="Top-1 of averages of n captures",
