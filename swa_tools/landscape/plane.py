@@ -53,12 +53,7 @@ def measure_plane(
             cannot be read, or an output cannot be written.
     """
     options = options or PlaneOptions()
-    if len(corners) != CORNERS:
-        raise SwaToolsError(f"a plane needs {CORNERS} checkpoints, found {len(corners)}")
-    if options.n_points < 2 or not options.margin >= 0:
-        raise SwaToolsError(
-            "a grid needs at least 2 points along each side and a margin of 0 or more"
-        )
+    _check(corners, options)
     survey.check_output()
     with open_all([*corners, *projected], entry=survey.options.entry) as checkpoints:
         own, others = checkpoints[:CORNERS], checkpoints[CORNERS:]
@@ -78,20 +73,30 @@ def measure_plane(
             task={"plane": described, **dataclasses.asdict(options)},
         )
     own_scores = arrays_of(scores[:CORNERS], (CORNERS,))
-    flat = np.array([(one.x, one.y, one.distance) for one in projections])
-    survey.write(
-        "plane",
-        {
-            "x": x,
-            "y": y,
-            **arrays_of(scores[CORNERS:], (len(y), len(x))),
-            **{f"checkpoint_{name}": array for name, array in own_scores.items()},
-            "checkpoint_xy": np.array(plane.corners),
-            "projected_xyd": flat.reshape(-1, 3),
-        },
-        description=described,
-        surface=surface,
-    )
+    arrays = {
+        "x": x,
+        "y": y,
+        **arrays_of(scores[CORNERS:], (len(y), len(x))),
+        **{f"checkpoint_{name}": array for name, array in own_scores.items()},
+        "checkpoint_xy": np.array(plane.corners),
+        "projected_xyd": _coordinates(projections),
+    }
+    survey.write("plane", arrays, description=described, surface=surface)
+
+
+def _check(corners: Sequence[Path], options: PlaneOptions) -> None:
+    if len(corners) != CORNERS:
+        raise SwaToolsError(f"a plane needs {CORNERS} checkpoints, found {len(corners)}")
+    if options.n_points < 2 or not options.margin >= 0:
+        raise SwaToolsError(
+            "a grid needs at least 2 points along each side and a margin of 0 or more"
+        )
+
+
+def _coordinates(projections: Sequence[Projection]) -> Array:
+    """Return x, y and the distance from the plane of each checkpoint, (P, 3)."""
+    found = np.array([(one.x, one.y, one.distance) for one in projections])
+    return found.reshape(-1, 3)
 
 
 def _grid(

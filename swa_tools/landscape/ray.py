@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,10 +64,7 @@ def measure_rays(
             output cannot be written.
     """
     options = options or RayOptions()
-    if options.n_rays < 1 or options.n_points < 1:
-        raise SwaToolsError("expected at least 1 ray and 1 point on it")
-    if not paths:
-        raise SwaToolsError("rays begin at checkpoints: name at least one")
+    _check(paths, options)
     survey.check_output()
     with open_all(paths, entry=survey.options.entry) as checkpoints:
         names = parameter_names(checkpoints)
@@ -93,22 +91,30 @@ def measure_rays(
     own = arrays_of(scores[:n], (n, 1, 1))
     arrays = arrays_of(scores[n:], (options.n_rays, n, options.n_points))
     joined = {name: _with_own(own[name], array) for name, array in arrays.items()}
-    widths = [ray_widths(t, joined["test_error"][i]) for i in range(n)]
-    survey.write(
-        "rays",
-        {"t": t, **joined},
-        description={
-            "checkpoints": [
-                {**one, "width": width} for one, width in zip(named, widths, strict=True)
-            ],
-            "wider_than_next": [
-                width_differences(one, other) for one, other in itertools.pairwise(widths)
-            ],
-            "n_rays": options.n_rays,
-            "direction_seed": options.seed,
-        },
-        surface=surface,
-    )
+    description = {
+        **_widths(named, t, joined["test_error"]),
+        "n_rays": options.n_rays,
+        "direction_seed": options.seed,
+    }
+    survey.write("rays", {"t": t, **joined}, description=description, surface=surface)
+
+
+def _check(paths: Sequence[Path], options: RayOptions) -> None:
+    if options.n_rays < 1 or options.n_points < 1:
+        raise SwaToolsError("expected at least 1 ray and 1 point on it")
+    if not paths:
+        raise SwaToolsError("rays begin at checkpoints: name at least one")
+
+
+def _widths(named: Sequence[dict[str, Any]], t: Array, errors: np.ndarray) -> dict[str, Any]:
+    """Return the checkpoints with their widths, and how much each is wider than the next."""
+    widths = [ray_widths(t, one) for one in errors]
+    return {
+        "checkpoints": [{**one, "width": width} for one, width in zip(named, widths, strict=True)],
+        "wider_than_next": [
+            width_differences(one, other) for one, other in itertools.pairwise(widths)
+        ],
+    }
 
 
 class _Directions:

@@ -76,18 +76,16 @@ def measure_segment(
             task={"segment": named, "t": t.tolist()},
         )
     arrays = arrays_of(scores, t.shape)
+    position = t * length
+    width = segment_widths(
+        position,
+        objective=arrays["train_objective"],
+        is_correct=np.stack([score.is_correct for score in scores]),
+    )
     survey.write(
         "segment",
-        {"t": t, "position": t * length, **arrays},
-        description={
-            "checkpoints": named,
-            "distance": length,
-            "width": segment_widths(
-                t * length,
-                objective=arrays["train_objective"],
-                is_correct=np.stack([score.is_correct for score in scores]),
-            ),
-        },
+        {"t": t, "position": position, **arrays},
+        description={"checkpoints": named, "distance": length, "width": width},
         surface=surface,
     )
 

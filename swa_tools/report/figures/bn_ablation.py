@@ -49,13 +49,21 @@ def bn_ablation_picture(
         axes.set_ylabel("top-1 accuracy, %")
         figure_legend(figure, axes)
 
-    known = [f"{name} {top1:.2f} %" for name, top1 in baselines.items()]
-    ends = [f"{name} {max(points)[1]:.2f} %" for name, points in curves.items()]
     return Picture(
         title="BatchNorm recompute",
-        message="Top-1 over the number of images that BatchNorm statistics were measured on: with"
-        f" the most images {', '.join(ends)}; without a recompute {', '.join(known) or 'unknown'}.",
+        message=_message(curves, baselines),
         size=(6.0, 3.4),
         narrow_size=(4.0, 3.4),
         draw=draw,
+    )
+
+
+def _message(
+    curves: Mapping[str, Sequence[tuple[float, float]]], baselines: Mapping[str, float]
+) -> str:
+    known = [f"{name} {top1:.2f} %" for name, top1 in baselines.items()]
+    ends = [f"{name} {max(points)[1]:.2f} %" for name, points in curves.items()]
+    return (
+        "Top-1 over the number of images that BatchNorm statistics were measured on: with the most"
+        f" images {', '.join(ends)}; without a recompute {', '.join(known) or 'unknown'}."
     )

@@ -1,7 +1,7 @@
 """Is a model as sure as it is right? The reliability diagram (Guo et al. 2017)."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,10 +9,14 @@ from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, figure_legend, series_style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 N_BINS = 15
 """Bins of confidence, as many as the calibration error uses."""
+
+Bins = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Mean confidence and accuracy in percent, and the share of the images, of each used bin."""
 
 
 def reliability_picture(logits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Picture:
@@ -28,23 +32,8 @@ def reliability_picture(logits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> 
     def draw(figure: "Figure", theme: Theme) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
         above.plot([0, 100], [0, 100], color=theme.muted, linewidth=1, linestyle=(0, (5, 2)))
-        for number, (name, (confidence, accuracy, share)) in enumerate(bins.items()):
-            style = series_style(number, theme)
-            label = f"{name}, ECE {calibration_error(confidence, accuracy, share):.2f} %"
-            above.plot(confidence, accuracy, **style | {"marker": ""}, linewidth=0.8, alpha=0.6)
-            # A bin's marker has an area in proportion to its images, down to what can be seen.
-            above.scatter(
-                confidence,
-                accuracy,
-                s=np.maximum(3, 90 * share / share.max()),
-                color=style["color"],
-                marker=style["marker"],
-                linewidths=0,
-                clip_on=False,
-                zorder=3,
-            )
-            above.plot([], [], **style, markersize=5, label=label)
-            below.plot(confidence, 100 * share, **style, markersize=4, clip_on=False, zorder=3)
+        for number, (name, found) in enumerate(bins.items()):
+            _draw_model((above, below), name, found, style=series_style(number, theme))
         above.set_ylabel("accuracy, %")
         above.set_ylim(0, 100)
         below.set_ylabel("images, %")
@@ -68,6 +57,28 @@ def reliability_picture(logits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> 
     )
 
 
+def _draw_model(
+    both: "tuple[Axes, Axes]", name: str, bins: Bins, *, style: Mapping[str, Any]
+) -> None:
+    above, below = both
+    confidence, accuracy, share = bins
+    above.plot(confidence, accuracy, **{**style, "marker": ""}, linewidth=0.8, alpha=0.6)
+    # A bin's marker has an area in proportion to its images, down to what can be seen.
+    above.scatter(
+        confidence,
+        accuracy,
+        s=np.maximum(3, 90 * share / share.max()),
+        color=style["color"],
+        marker=style["marker"],
+        linewidths=0,
+        clip_on=False,
+        zorder=3,
+    )
+    label = f"{name}, ECE {calibration_error(*bins):.2f} %"
+    above.plot([], [], **style, markersize=5, label=label)
+    below.plot(confidence, 100 * share, **style, markersize=4, clip_on=False, zorder=3)
+
+
 def _sureness(confidence: np.ndarray, accuracy: np.ndarray, share: np.ndarray) -> str:
     excess = float(np.sum(share * (confidence - accuracy)))
     return (
@@ -75,10 +86,8 @@ def _sureness(confidence: np.ndarray, accuracy: np.ndarray, share: np.ndarray) -
     )
 
 
-def confidence_bins(
-    logits: np.ndarray, targets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each used bin's mean confidence and accuracy in percent, and its share of the images.
+def confidence_bins(logits: np.ndarray, targets: np.ndarray) -> Bins:
+    """Sort images into bins of confidence.
 
     Args:
         logits: (N, C).
