@@ -10,11 +10,18 @@ import pytest
 import swa_tools
 
 PACKAGE = Path(swa_tools.__file__).parent
-FOUNDATION = frozenset({"errors", "records", "checkpoints", "distributed", "models", "data"})
+FOUNDATION = frozenset(
+    {
+        *("errors", "statistics", "records", "measurements"),
+        *("checkpoints", "distributed", "models", "data"),
+    }
+)
 BELOW_SELECTION = FOUNDATION | {"averaging", "batchnorm", "evaluation"}
 MAY_IMPORT = {
     "errors": frozenset(),
+    "statistics": frozenset(),
     "records": frozenset({"errors"}),
+    "measurements": frozenset({"errors"}),
     "checkpoints": frozenset({"errors"}),
     "distributed": frozenset({"errors"}),
     "averaging": frozenset({"errors", "records", "checkpoints"}),  # records: --top by a metric
@@ -25,13 +32,16 @@ MAY_IMPORT = {
     "training": FOUNDATION | {"batchnorm", "evaluation"},
     "selection": BELOW_SELECTION,
     "landscape": BELOW_SELECTION,
-    "report": frozenset({"errors", "records"}),
+    "report": frozenset({"errors", "statistics", "records", "measurements"}),
     # The public names.
     "__init__": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
     "cli": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
     "__main__": frozenset({"cli"}),
 }
-LIGHT = ("__init__", "__main__", "errors", "records", "checkpoints", "averaging", "report", "cli")
+LIGHT = (
+    *("__init__", "__main__", "errors", "statistics", "records", "measurements"),
+    *("checkpoints", "averaging", "report", "cli"),
+)
 HEAVY = {"torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard"}
 
 
@@ -264,6 +274,7 @@ def test_walker_sees_all_forms_of_import():
     [
         ("swa_tools.errors", "import swa_tools.records"),
         ("swa_tools.records", "from swa_tools import checkpoints"),
+        ("swa_tools.measurements", "from swa_tools.checkpoints import atomic_output"),
         ("swa_tools.averaging.kernel", "from ..models import create_model"),
         ("swa_tools.models", "def f():\n    from swa_tools.data import open_images"),
         ("swa_tools.batchnorm", "from . import evaluation"),

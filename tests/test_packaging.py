@@ -54,7 +54,12 @@ def test_wheel_is_named_after_the_one_version(wheel):
 
 def test_wheel_holds_the_package_and_nothing_else(wheel, source):
     shipped = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    package = {str(path.relative_to(source)) for path in (source / "swa_tools").rglob("*.py")}
+    package = {
+        str(path.relative_to(source))
+        for path in (source / "swa_tools").rglob("*")
+        if path.suffix == ".py" or path.parent.name == "templates"
+    }
+    assert "swa_tools/report/templates/page.html" in package
     assert shipped == package | {"swa_tools/py.typed"}
 
 

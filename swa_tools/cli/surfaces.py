@@ -30,7 +30,8 @@ from swa_tools.errors import SwaToolsError
 
 if TYPE_CHECKING:
     from swa_tools.landscape.survey import Survey
-    from swa_tools.report import Numbers, Picture
+    from swa_tools.measurements import Numbers
+    from swa_tools.report import Picture
 
 COUNT = click.IntRange(min=1)
 DEFAULT_WEIGHT_DECAY = 1e-4
@@ -151,7 +152,7 @@ def measure_and_draw(
 
 def read_kind(path: Path, kind: str) -> "Numbers":
     """Read numbers of one kind; no torch."""
-    from swa_tools.report import read_numbers
+    from swa_tools.measurements import read_numbers
 
     numbers = read_numbers(path)
     if numbers.kind != kind:
@@ -209,7 +210,7 @@ def _measure(
     """Write the numbers; return whether this is the process that draws them."""
     from swa_tools.distributed import amp_dtype
     from swa_tools.landscape.surface import SurfaceOptions
-    from swa_tools.landscape.survey import Listener, Survey
+    from swa_tools.landscape.survey import Survey, SurveyListener
 
     names = (
         *("train_samples", "val_samples", "bn_samples", "view", "seed", "batch_size"),
@@ -233,7 +234,7 @@ def _measure(
                 val=open_split("val", given),
                 options=options,
                 context=context,
-                listener=Listener(on_start=start, on_notice=notice),
+                listener=SurveyListener(on_start=start, on_notice=notice),
                 command=command_line(),
                 force=given["force"],
             )

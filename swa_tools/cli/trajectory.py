@@ -16,7 +16,7 @@ from swa_tools.cli.surfaces import (
 )
 
 if TYPE_CHECKING:
-    from swa_tools.report import Numbers
+    from swa_tools.measurements import Numbers
 
 START_FILE = "start.safetensors"
 
@@ -66,14 +66,13 @@ def _measure(
     """Return the numbers, and write them if there is an output."""
     from swa_tools.averaging import open_all
     from swa_tools.checkpoints import find_checkpoints, run_directory_of
-    from swa_tools.landscape.numbers import (
+    from swa_tools.landscape.measurement_files import (
         check_numbers,
-        describe,
         describe_checkpoints,
         write_numbers,
     )
     from swa_tools.landscape.trajectory import describe_trajectory, trajectory, trajectory_arrays
-    from swa_tools.report import Numbers
+    from swa_tools.measurements import Numbers, describe
 
     if output is not None:
         check_numbers(output, force=force)

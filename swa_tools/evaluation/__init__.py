@@ -6,7 +6,7 @@ from swa_tools.evaluation.metrics import Score
 from swa_tools.evaluation.model_bank import ModelBank
 from swa_tools.evaluation.results import CheckpointScores, ScoredCheckpoint
 from swa_tools.evaluation.scoring import EvaluationOptions, evaluate_checkpoints
-from swa_tools.evaluation.significance import mcnemar, wilson_interval
+from swa_tools.statistics import mcnemar, wilson_interval
 
 __all__ = [
     "ENSEMBLE",

@@ -15,7 +15,7 @@ from swa_tools.distributed import Distributed, clear_memory_errors, float64_devi
 from swa_tools.errors import DataError, ModelError
 from swa_tools.evaluation.ensemble import ENSEMBLE, Agreement, EnsembleTally
 from swa_tools.evaluation.metrics import Score, Tally
-from swa_tools.evaluation.significance import mcnemar
+from swa_tools.statistics import mcnemar
 
 Predictor = Callable[[Batch], torch.Tensor]
 """From a batch to logits (N, C), wherever they come from."""
@@ -57,7 +57,7 @@ class Evaluation:
         }
 
     def p_value(self, first: str, second: str) -> float:
-        """Return McNemar's p-value for the difference of two models (see `significance`)."""
+        """Return McNemar's p-value for the difference of two models (see `statistics`)."""
         correct_first, correct_second = self.is_correct(first), self.is_correct(second)
         return mcnemar(
             int((correct_first & ~correct_second).sum()),

@@ -1,5 +1,5 @@
 """The surface of loss and error around checkpoints: planes, rays, segments, and trajectories.
 
-All of it lives in the space of parameters: BatchNorm's weight and bias included, running statistics
-and counters not. `geometry`, `trajectory` and `width` need no torch.
+Distances and directions live in the space of parameters, which includes BatchNorm's weight and
+bias but not running statistics and counters. `geometry`, `trajectory` and `width` need no torch.
 """

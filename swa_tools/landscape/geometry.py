@@ -23,8 +23,8 @@ Tensors = Callable[[], Iterator[tuple[str, np.ndarray]]]
 """A point: gives all tensors of its checkpoint by name, one after the other, each time anew."""
 
 COLLINEAR = 1e-4
-"""A third checkpoint nearer to the line through two others than this part of its distance from the
-first spans no plane with them."""
+"""A third checkpoint spans no plane with two others if it is nearer to the line through them than
+this part of its distance from the first."""
 
 
 def parameter_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def parameter_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     Raises:
         CheckpointError: The checkpoints do not belong together: names or shapes differ.
     """
-    # Distances do not mind different dtypes; `dtype` says that these may differ.
+    # Distances do not mind different dtypes; with `dtype` given, they may differ.
     plan = plan_average(checkpoints, Uniform(), dtype="F32")
     return tuple(
         tensor.name
@@ -60,7 +60,7 @@ def read_block(checkpoint: Checkpoint, name: str, first: int, n_elements: int) -
 
 
 def own_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the tensors of a checkpoint; numbers of any floating point format in float64."""
+    """Yield the tensors of a checkpoint, floating point numbers of any format in float64."""
     yield from _rest(checkpoint, ())
 
 
@@ -68,11 +68,11 @@ def norm(checkpoint: Checkpoint, names: Sequence[str]) -> float:
     """Return the Euclidean norm over the named tensors.
 
     Raises:
-        CheckpointError: There is NaN or Inf in them.
+        CheckpointError: They hold NaN or Inf.
     """
     result = math.sqrt(math.fsum(_dot(array, array) for array in _each(checkpoint, names)))
     if not math.isfinite(result):
-        raise CheckpointError(f"{checkpoint.path}: there is NaN or Inf in its parameters")
+        raise CheckpointError(f"{checkpoint.path}: its parameters hold NaN or Inf")
     return result
 
 
@@ -143,7 +143,7 @@ class Plane:
         if self._length_v <= COLLINEAR * math.hypot(self._along, self._length_v):
             raise CheckpointError(
                 f"{c.path}: it lies on the line through {a.path} and {b.path}; a plane needs a"
-                " point beside it"
+                " third point off that line"
             )
         self.corners = ((0.0, 0.0), (self._length_u, 0.0), (self._along, self._length_v))
 

@@ -12,7 +12,7 @@ from swa_tools.averaging import open_all
 from swa_tools.checkpoints import Checkpoint
 from swa_tools.errors import SwaToolsError
 from swa_tools.landscape.geometry import Array, Plane, Projection, own_tensors
-from swa_tools.landscape.numbers import describe_checkpoints
+from swa_tools.landscape.measurement_files import describe_checkpoints
 from swa_tools.landscape.survey import Point, Survey, arrays_of
 
 CORNERS = 3
@@ -24,7 +24,7 @@ class PlaneOptions:
 
     Attributes:
         n_points: Points along each side of the grid.
-        margin: What the grid leaves around the checkpoints, as a part of their extent.
+        margin: Room that the grid leaves around the checkpoints, as a part of their extent.
     """
 
     n_points: int = 15
@@ -40,23 +40,20 @@ def measure_plane(
 ) -> None:
     """Score a grid on the plane through three checkpoints and write the numbers.
 
-    The three are scored besides from their own tensors; other checkpoints are projected.
+    The three are also scored from their own tensors; other checkpoints are projected.
 
     Args:
         corners: A, B and C; A is the origin, u points from A to B.
-        survey: On what, how, and where to.
+        survey: What to measure on, how, and where to write.
         projected: Checkpoints whose nearest points on the plane are wanted.
-        options: Which points.
+        options: Which points to measure.
 
     Raises:
         SwaToolsError: The checkpoints do not belong together or lie on a line, a file or image
             cannot be read, or an output cannot be written.
     """
     options = options or PlaneOptions()
-    if len(corners) != CORNERS:
-        raise SwaToolsError(f"a plane needs {CORNERS} checkpoints, found {len(corners)}")
-    if options.n_points < 2 or not options.margin >= 0:
-        raise SwaToolsError("a grid needs at least 2 points along each side and a margin from 0 on")
+    _check(corners, options)
     survey.check_output()
     with open_all([*corners, *projected], entry=survey.options.entry) as checkpoints:
         own, others = checkpoints[:CORNERS], checkpoints[CORNERS:]
@@ -76,20 +73,30 @@ def measure_plane(
             task={"plane": described, **dataclasses.asdict(options)},
         )
     own_scores = arrays_of(scores[:CORNERS], (CORNERS,))
-    flat = np.array([(one.x, one.y, one.distance) for one in projections])
-    survey.write(
-        "plane",
-        {
-            "x": x,
-            "y": y,
-            **arrays_of(scores[CORNERS:], (len(y), len(x))),
-            **{f"checkpoint_{name}": array for name, array in own_scores.items()},
-            "checkpoint_xy": np.array(plane.corners),
-            "projected_xyd": flat.reshape(-1, 3),
-        },
-        description=described,
-        surface=surface,
-    )
+    arrays = {
+        "x": x,
+        "y": y,
+        **arrays_of(scores[CORNERS:], (len(y), len(x))),
+        **{f"checkpoint_{name}": array for name, array in own_scores.items()},
+        "checkpoint_xy": np.array(plane.corners),
+        "projected_xyd": _coordinates(projections),
+    }
+    survey.write("plane", arrays, description=described, surface=surface)
+
+
+def _check(corners: Sequence[Path], options: PlaneOptions) -> None:
+    if len(corners) != CORNERS:
+        raise SwaToolsError(f"a plane needs {CORNERS} checkpoints, found {len(corners)}")
+    if options.n_points < 2 or not options.margin >= 0:
+        raise SwaToolsError(
+            "a grid needs at least 2 points along each side and a margin of 0 or more"
+        )
+
+
+def _coordinates(projections: Sequence[Projection]) -> Array:
+    """Return x, y and the distance from the plane of each checkpoint, (P, 3)."""
+    found = np.array([(one.x, one.y, one.distance) for one in projections])
+    return found.reshape(-1, 3)
 
 
 def _grid(

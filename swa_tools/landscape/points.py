@@ -1,7 +1,7 @@
-"""Points whose scores are kept as they come, so that work that was killed goes on where it was.
+"""Points whose scores are kept as they come, so that work that was killed resumes where it was.
 
-A file of JSON lines beside the output: the first line tells which work it belongs to, each other
-line one point that is done. Lines are appended whole; one that was cut off is not counted.
+A file of JSON lines beside the output: the first line tells which work it belongs to, every other
+line holds one point that is done. Lines are appended whole; one that was cut off is not counted.
 """
 
 import base64
@@ -51,7 +51,7 @@ class OtherWorkError(OutputError):
 
 
 class PointFile:
-    """The points of one piece of work that are done.
+    """The finished points of one piece of work.
 
     Args:
         path: The file; it need not exist.
@@ -75,7 +75,7 @@ class PointFile:
         if lines and lines[0] != self._head:
             raise OtherWorkError(
                 f"{path}: holds points of another picture that was begun here; choose another"
-                " output, or give --force to begin anew"
+                " output, or start over with --force"
             )
         for line in lines:
             if "point" not in line:
@@ -92,7 +92,7 @@ class PointFile:
         self.done[name] = score
 
     def begin(self) -> None:
-        """Write the first line if it is missing; one rank does so before all append."""
+        """Write the first line if it is missing; one rank does so before any appends."""
         if not self._has_head:
             self._append(self._head)
 
@@ -101,7 +101,7 @@ class PointFile:
         self.path.unlink(missing_ok=True)
 
     def _append(self, document: Mapping[str, Any]) -> None:
-        # The leading newline parts it from a line that was cut off.
+        # The leading newline separates it from a line that was cut off.
         data = f"\n{json.dumps(document)}\n".encode()
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from swa_tools.landscape.geometry import (
     random_direction,
     ray_tensors,
 )
-from swa_tools.landscape.numbers import describe_checkpoints
+from swa_tools.landscape.measurement_files import describe_checkpoints
 from swa_tools.landscape.survey import Point, Survey, arrays_of
 from swa_tools.landscape.width import ray_widths, width_differences
 
@@ -30,10 +31,10 @@ class RayOptions:
 
     Attributes:
         n_rays: Directions, the same for every checkpoint.
-        n_points: Points on each ray besides the checkpoint itself.
+        n_points: Points on each ray, not counting the checkpoint itself.
         distance: Length of the rays; None for `RELATIVE_DISTANCE` times the norm of the first
             checkpoint.
-        seed: Of the directions.
+        seed: Seed of the directions.
     """
 
     n_rays: int = 10
@@ -43,7 +44,7 @@ class RayOptions:
 
 
 RELATIVE_DISTANCE = 0.5
-"""Of the first checkpoint: far enough for the error of a network with BatchNorm to grow."""
+"""Length in norms of the first checkpoint: enough for error to grow in spite of BatchNorm."""
 
 
 def measure_rays(
@@ -55,18 +56,15 @@ def measure_rays(
 
     Args:
         paths: The checkpoints w.
-        survey: On what, how, and where to.
-        options: Which points.
+        survey: What to measure on, how, and where to write.
+        options: Which points to measure.
 
     Raises:
         SwaToolsError: The checkpoints do not belong together, a file or image cannot be read, or an
             output cannot be written.
     """
     options = options or RayOptions()
-    if options.n_rays < 1 or options.n_points < 1:
-        raise SwaToolsError("expected at least 1 ray and 1 point on it")
-    if not paths:
-        raise SwaToolsError("rays begin at checkpoints: name at least one")
+    _check(paths, options)
     survey.check_output()
     with open_all(paths, entry=survey.options.entry) as checkpoints:
         names = parameter_names(checkpoints)
@@ -80,8 +78,8 @@ def measure_rays(
             list(_points(checkpoints, directions, t, n_rays=options.n_rays)),
             surface,
             decayed=survey.decayed(checkpoints[0], names),
-            # Not the number of rays: there may be more of them when it is given again. And not
-            # the positions: their last bits depend on the threads that add up.
+            # Not the number of rays: the next try may ask for more. And not the positions: their
+            # last bits depend on the threads that add up.
             task={
                 "rays": named,
                 "n_points": options.n_points,
@@ -93,22 +91,30 @@ def measure_rays(
     own = arrays_of(scores[:n], (n, 1, 1))
     arrays = arrays_of(scores[n:], (options.n_rays, n, options.n_points))
     joined = {name: _with_own(own[name], array) for name, array in arrays.items()}
-    widths = [ray_widths(t, joined["test_error"][i]) for i in range(n)]
-    survey.write(
-        "rays",
-        {"t": t, **joined},
-        description={
-            "checkpoints": [
-                {**one, "width": width} for one, width in zip(named, widths, strict=True)
-            ],
-            "wider_than_next": [
-                width_differences(one, other) for one, other in itertools.pairwise(widths)
-            ],
-            "n_rays": options.n_rays,
-            "direction_seed": options.seed,
-        },
-        surface=surface,
-    )
+    description = {
+        **_widths(named, t, joined["test_error"]),
+        "n_rays": options.n_rays,
+        "direction_seed": options.seed,
+    }
+    survey.write("rays", {"t": t, **joined}, description=description, surface=surface)
+
+
+def _check(paths: Sequence[Path], options: RayOptions) -> None:
+    if options.n_rays < 1 or options.n_points < 1:
+        raise SwaToolsError("expected at least 1 ray and 1 point on it")
+    if not paths:
+        raise SwaToolsError("rays begin at checkpoints: name at least one")
+
+
+def _widths(named: Sequence[dict[str, Any]], t: Array, errors: np.ndarray) -> dict[str, Any]:
+    """Return the checkpoints with their widths, and how much each is wider than the next."""
+    widths = [ray_widths(t, one) for one in errors]
+    return {
+        "checkpoints": [{**one, "width": width} for one, width in zip(named, widths, strict=True)],
+        "wider_than_next": [
+            width_differences(one, other) for one, other in itertools.pairwise(widths)
+        ],
+    }
 
 
 class _Directions:

@@ -18,7 +18,7 @@ from swa_tools.landscape.geometry import (
     own_tensors,
     parameter_names,
 )
-from swa_tools.landscape.numbers import describe_checkpoints
+from swa_tools.landscape.measurement_files import describe_checkpoints
 from swa_tools.landscape.survey import Point, Survey, arrays_of
 from swa_tools.landscape.width import segment_widths
 
@@ -29,7 +29,7 @@ class SegmentOptions:
 
     Attributes:
         n_points: Points between the two checkpoints, and as many for each length beyond.
-        beyond: How far the line goes on beyond each of them, in lengths between them.
+        beyond: How far the line continues beyond each, in distances between the two.
     """
 
     n_points: int = 10
@@ -46,8 +46,8 @@ def measure_segment(
     Args:
         swa: The average.
         sgd: The conventionally trained weights.
-        survey: On what, how, and where to.
-        options: Which points.
+        survey: What to measure on, how, and where to write.
+        options: Which points to measure.
 
     Raises:
         SwaToolsError: The two do not belong together or are the same, a file or image cannot be
@@ -55,7 +55,7 @@ def measure_segment(
     """
     options = options or SegmentOptions()
     if options.n_points < 1 or not options.beyond >= 0:
-        raise SwaToolsError("expected at least 1 point on a segment, and lengths from 0 on")
+        raise SwaToolsError("expected at least 1 point on a segment, and lengths of 0 or more")
     survey.check_output()
     with open_all([swa, sgd], entry=survey.options.entry) as checkpoints:
         names = parameter_names(checkpoints)
@@ -63,7 +63,9 @@ def measure_segment(
             norm(one, names)  # refuses what is not finite
         length = distance(checkpoints[0], checkpoints[1], names)
         if length == 0:
-            raise CheckpointError(f"{sgd}: the same parameters as {swa}; there is no line")
+            raise CheckpointError(
+                f"{sgd}: the same parameters as {swa}; a segment needs two different points"
+            )
         t = _positions(options)
         named = describe_checkpoints(checkpoints)
         surface = survey.open_surface(swa)
@@ -74,24 +76,22 @@ def measure_segment(
             task={"segment": named, "t": t.tolist()},
         )
     arrays = arrays_of(scores, t.shape)
+    position = t * length
+    width = segment_widths(
+        position,
+        objective=arrays["train_objective"],
+        is_correct=np.stack([score.is_correct for score in scores]),
+    )
     survey.write(
         "segment",
-        {"t": t, "position": t * length, **arrays},
-        description={
-            "checkpoints": named,
-            "distance": length,
-            "width": segment_widths(
-                t * length,
-                objective=arrays["train_objective"],
-                is_correct=np.stack([score.is_correct for score in scores]),
-            ),
-        },
+        {"t": t, "position": position, **arrays},
+        description={"checkpoints": named, "distance": length, "width": width},
         surface=surface,
     )
 
 
 def _positions(options: SegmentOptions) -> Array:
-    """Return t with exactly 0 and 1 among it."""
+    """Return t, with 0 and 1 exact."""
     n_beyond = round(options.beyond * options.n_points)
     return np.arange(-n_beyond, options.n_points + n_beyond + 1) / options.n_points
 

@@ -26,7 +26,7 @@ from swa_tools.landscape.points import PointScore
 from swa_tools.models import has_batchnorm, load_checkpoint
 
 BYTES_PER_NUMBER = 4
-"""Of images that are held in memory."""
+"""What a number in an image takes in memory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,22 +34,22 @@ class SurfaceOptions:
     """How points are scored.
 
     Attributes:
-        model, model_kwargs, num_classes, entry, image_size: Of files that do not say it
+        model, model_kwargs, num_classes, entry, image_size: What files do not say
             themselves; see `models.load_checkpoint`.
         bn_samples: Training images that BatchNorm statistics are recomputed on at every point,
             random and class-balanced; 0 keeps those of the first checkpoint, which is wrong
             everywhere else.
-        view: How these are prepared, as in `BnOptions`.
+        view: How those for BatchNorm are prepared, as in `BnOptions`.
         train_samples, val_samples: Images that losses and errors are measured on, random and
-            class-balanced; a number above the size of the set means all of it.
+            class-balanced; a number above the size of the set means the whole set.
         seed: Seed of these subsets; None for the run's own.
         weight_decay: λ of the L2 term.
         no_decay_norm_bias: Whether vectors (biases, scale and shift of norms) were not decayed.
         batch_size: Images in a batch; None for what `BnOptions` makes of it.
-        workers: Processes that decode images; None to choose by the machine.
+        workers: Processes that decode images; None to let the machine decide.
         skip_bad_images: Whether unreadable images are left out instead of being an error.
-        cache_images: Whether decoded images are held in memory; None: if they fit in half of what
-            is free.
+        cache_images: Whether decoded images are held in memory; None to do so if they fit in half
+            of what is free.
         amp: dtype of mixed precision; None for full precision.
         channels_last: Whether images and weights are laid out channels last.
     """
@@ -77,8 +77,8 @@ class SurfaceOptions:
 class Surface:
     """Train loss and test error as functions of the weights of one network.
 
-    At every point BatchNorm statistics are recomputed as `update-bn --samples` does it, then the
-    training and the validation images are scored as `evaluate` does it.
+    At every point BatchNorm statistics are recomputed as in `update-bn --samples`, then the
+    training and the validation images are scored as in `evaluate`.
 
     Args:
         checkpoint: One of the model's files.
@@ -87,7 +87,7 @@ class Surface:
         device: Where the network runs.
 
     Attributes:
-        n_images: Forward passes, counted in images, that a point takes.
+        n_images: How many images go through the network for each point.
         has_batchnorm: Whether the network keeps running statistics.
         is_cached: Whether the images stay in memory.
     """
@@ -176,7 +176,7 @@ class Surface:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return everything that scores depend on besides the point, as JSON values."""
+        """Return everything but the point that scores depend on, as JSON values."""
         options = self._options
         return {
             "model": dataclasses.asdict(self._info),
@@ -270,7 +270,7 @@ class Surface:
 
 
 class Held:
-    """The batches of a loader, kept from the first pass on if they are to be held.
+    """The batches of a loader, kept from the first pass on if asked for.
 
     Args:
         loader: Where they come from.

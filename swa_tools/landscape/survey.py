@@ -1,4 +1,4 @@
-"""Scoring of many points: dealt to the ranks, kept as they come, shown as they go."""
+"""Scoring many points: dealt to the ranks, kept as they come, with progress as they go."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from swa_tools.checkpoints import Checkpoint
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.landscape.geometry import Tensors
-from swa_tools.landscape.numbers import check_numbers, describe, write_numbers
+from swa_tools.landscape.measurement_files import check_numbers, write_numbers
 from swa_tools.landscape.points import (
     FIELDS,
     SUFFIX,
@@ -20,6 +20,7 @@ from swa_tools.landscape.points import (
     PointScore,
 )
 from swa_tools.landscape.surface import Surface, SurfaceOptions
+from swa_tools.measurements import describe
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Point:
     """A point to score.
 
     Attributes:
-        name: Of the point, within its work.
+        name: The point's name within its work.
         tensors: Gives its state dict.
         is_checkpoint: Whether it is a checkpoint itself, which must have a value.
     """
@@ -46,8 +47,8 @@ def _ignore(_: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
-    """Who is told how the work goes, on rank 0.
+class SurveyListener:
+    """Who hears how the work goes, on rank 0.
 
     Attributes:
         on_start: Called with the number of images that this rank will put through the network;
@@ -61,16 +62,16 @@ class Listener:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """One piece of work: on what, how, by whom, and for which output.
+    """One piece of work: the images, how points are scored, by which ranks, and for which output.
 
     Attributes:
         output: The `.npz` to write; its description goes beside it, as does what is done meanwhile.
         train: A folder's training images, their classes not mapped yet.
         val: Its validation images.
         options: How points are scored.
-        context: The ranks; each scores points of its own on all images.
-        listener: Who is told.
-        command: How to obtain the numbers again, for the description.
+        context: The ranks; each scores its own points on all images.
+        listener: Who hears how the work goes.
+        command: How to reproduce the numbers, for the description.
         force: Whether existing outputs may be replaced, and the points of other work that was
             begun for the same output.
     """
@@ -80,7 +81,7 @@ class Survey:
     val: ImageSet
     options: SurfaceOptions
     context: Distributed
-    listener: Listener = dataclasses.field(default_factory=Listener)
+    listener: SurveyListener = dataclasses.field(default_factory=SurveyListener)
     command: str | None = None
     force: bool = False
 
@@ -115,11 +116,11 @@ class Survey:
     ) -> list[PointScore]:
         """Score points, each on one rank, and return all scores on every rank, in their order.
 
-        Points that an earlier try, which was killed, has done are not done again.
+        Points that an earlier try finished before it was killed are not scored again.
 
         Args:
             points: In the order of the work.
-            surface: Of this rank.
+            surface: This rank's.
             decayed: From `decayed`.
             task: What the points are, as JSON values.
 
@@ -181,7 +182,7 @@ class Survey:
 
     @property
     def _replaces(self) -> bool:
-        """Whether files may be replaced: a description without numbers is what a kill has left."""
+        """Whether files may be replaced: a kill can leave a description without numbers."""
         return self.force or (self._points_path.exists() and not self.output.exists())
 
     @property
@@ -203,7 +204,7 @@ class Survey:
     def _tell(self, *, n_points: int, n_left: int, surface: Surface) -> None:
         if n_left < n_points:
             self.listener.on_notice(
-                f"{self._points_path}: {n_points - n_left} of {n_points} points are done already"
+                f"{self._points_path}: {n_points - n_left} of {n_points} points are already done"
             )
         for line in surface.notices:
             self.listener.on_notice(line)
@@ -215,7 +216,7 @@ class Survey:
 
 
 def arrays_of(scores: Sequence[PointScore], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Return scores as arrays of a shape, `train_objective` (loss and L2 term) among them."""
+    """Return scores as arrays of a shape, with `train_objective` (loss and L2 term)."""
     arrays: dict[str, np.ndarray] = {
         name: np.array([getattr(score, name) for score in scores]).reshape(shape) for name in FIELDS
     }

@@ -31,7 +31,7 @@ class Trajectory:
     """Lengths and angles among n captures w₁ … wₙ, their mean w̄, and the start.
 
     Attributes:
-        names: Of the captures.
+        names: Names of the captures.
         n_parameters: Numbers in the space.
         norms: ‖wᵢ‖, (n,).
         squared_distances: ‖wᵢ − wⱼ‖², (n, n).
@@ -41,7 +41,7 @@ class Trajectory:
         deviation_cosines: Cosine between wᵢ − w̄ and wᵢ₊₁ − w̄, (n − 1,).
         start: Name of the starting point; None if there is none.
         to_start: ‖wᵢ − start‖, (n,); empty without a start.
-        start_norm, start_to_mean: Of the start; None without one.
+        start_norm, start_to_mean: ‖start‖ and ‖start − w̄‖; None without one.
     """
 
     names: tuple[str, ...]
@@ -69,10 +69,10 @@ class Exploration:
     """A quantity beside what three kinds of motion would give.
 
     Attributes:
-        measured: Of the captures.
-        independent: If they were independent samples around a centre.
-        random_walk: If their steps were independent.
-        straight: If they went straight on at constant speed.
+        measured: What the captures give.
+        independent: What independent samples around a centre would give.
+        random_walk: What independent steps would give.
+        straight: What straight motion at constant speed would give.
     """
 
     measured: float
@@ -107,7 +107,7 @@ def trajectory(
         names = [checkpoint.name for checkpoint in checkpoints]
     if not np.isfinite(gram).all():
         bad = checkpoints[int(np.argmin(np.isfinite(np.diagonal(gram))))].path
-        raise CheckpointError(f"{bad}: there is NaN or Inf in its parameters")
+        raise CheckpointError(f"{bad}: its parameters hold NaN or Inf")
     return _measure(names, gram, squared_norms, n_parameters, n_captures=len(captures))
 
 
@@ -179,7 +179,7 @@ def _neighbour_cosines(gram: Array) -> Array:
 def lag_profile(path: Trajectory) -> Array:
     """Return the mean squared distance of captures k apart, over that of all pairs, k = 1 … n−1.
 
-    Of independent samples it is 1 for every k; it grows with k as long as the run moves on.
+    For independent samples it is 1 for every k; it grows with k as long as the run moves on.
     """
     n = len(path.names)
     total = np.sum(path.squared_distances) / (n * (n - 1))
@@ -199,7 +199,7 @@ def explore(path: Trajectory) -> dict[str, Exploration]:
 
     For independent samples around a centre with covariance Σ the squared distance to the mean is
     (1 − 1/n)·trΣ, that between two 2·trΣ, and the cosine of two deviations −1/(n − 1)
-    (section 3.6). Averaged over all pairs these hold for any points whatever, so that what tells is
+    (section 3.6). Averaged over all pairs, these hold for any points at all, so the question is
     whether they hold for neighbours: `neighbour_distance` is the squared distance between
     neighbours over 2·trΣ, with trΣ from the deviations; `deviation_cosine` the mean cosine of
     neighbours' deviations; `step_cosine` the mean cosine of successive steps.
@@ -252,7 +252,7 @@ def _line_deviation_cosine(n: int) -> float:
 
 
 def _mean_cosine(gram: Array) -> float:
-    """Return the mean over neighbours; a point in the centre itself has none and is left out."""
+    """Return the mean over neighbours, without points at the centre, which have no cosine."""
     centering = np.eye(len(gram)) - 1 / len(gram)
     return _mean(_neighbour_cosines(centering @ gram @ centering))
 
@@ -263,7 +263,7 @@ def _mean(values: Array) -> float:
 
 
 def trajectory_arrays(path: Trajectory) -> dict[str, np.ndarray]:
-    """Return what `write_numbers` takes: every array of the trajectory, by name."""
+    """Return every array of the trajectory by name, as `write_numbers` takes them."""
     return {
         "norms": path.norms,
         "squared_distances": path.squared_distances,
@@ -277,7 +277,7 @@ def trajectory_arrays(path: Trajectory) -> dict[str, np.ndarray]:
 
 
 def describe_trajectory(path: Trajectory) -> dict[str, Any]:
-    """Return what is no array, as JSON values; None for what is not a number.
+    """Return everything but the arrays, as JSON values; None for what is not a number.
 
     `squared_to_mean` and `squared_step` stand beside what independent samples with this trΣ give:
     (1 − 1/n)·trΣ, which holds for any points, and 2·trΣ.

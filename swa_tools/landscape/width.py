@@ -24,8 +24,8 @@ def crossing(distances: Array, values: Array, level: float) -> float:
 
     Args:
         distances: Ascending from where the search starts, (N,).
-        values: There, (N,); NaN counts as beyond any level.
-        level: What is looked for.
+        values: The values there, (N,); NaN counts as beyond any level.
+        level: The level to reach.
 
     Returns:
         The distance; infinity if the level is not reached.
@@ -121,14 +121,14 @@ def segment_widths(
             weights, ascending, (T,).
         objective: Train loss with its L2 term, (T,).
         is_correct: For each point and validation image whether it is labelled right, (T, N).
-        seed: Of the resamples of the images behind the intervals.
+        seed: Seed of the resampled images behind the intervals.
 
     Returns:
-        `train_minimum` and `test_minimum`: signed distances; `shift`: of the test error's from the
-        train loss's, with its interval over the images; `sides`: for each growth, how far from the
-        average the error has grown so much, `away` from the conventionally trained weights and
-        `toward` them, and `asymmetry`, the difference of the two over their sum: positive if the
-        error rises faster toward the other.
+        `train_minimum` and `test_minimum`: signed distances; `shift`: how far the test error's
+        minimum lies from the train loss's, with its interval over the images; `sides`: for each
+        growth, the distance from the average at which the error has grown by it, `away` from the
+        conventionally trained weights and `toward` them, and `asymmetry`, the difference of the two
+        over their sum: positive if the error rises faster toward them.
     """
     errors = 100 * (1 - np.mean(is_correct, axis=1))
     train = float(positions[int(np.nanargmin(objective))])
@@ -147,7 +147,7 @@ def segment_widths(
 
 
 def lowest(errors: Array) -> int:
-    """Return the position of the lowest error; of several equal ones the middle one.
+    """Return the position of the lowest error; the middle one if several are equal.
 
     Errors are whole numbers of images, so that ties are common.
     """

@@ -35,7 +35,7 @@ class Ablation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Logits:
-    """What a model says of each image, and what is right.
+    """What a model says about each image, and what is right.
 
     Attributes:
         logits: (N, C).
@@ -91,7 +91,7 @@ def _read_ablation(folder: Path) -> Ablation | None:
 
 
 def _read_logits(folder: Path) -> dict[str, Logits]:
-    """Read the newest few; they are called as the checkpoints, unless two are called alike."""
+    """Read the newest few by their checkpoints' names, or by whole file names if two are alike."""
     files = {path for pattern in LOGITS_PATTERNS for path in folder.glob(pattern)}
     newest = sorted(files, key=lambda path: (path.stat().st_mtime, path.name))[-MOST_LOGITS:]
     whole = [path.name.removesuffix(".logits.safetensors") for path in sorted(newest)]

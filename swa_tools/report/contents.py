@@ -5,21 +5,21 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
+from swa_tools.measurements import Numbers
 from swa_tools.report.attachments import Attachments, read_attachments
-from swa_tools.report.comparison_figure import comparison_picture
 from swa_tools.report.facts import facts
-from swa_tools.report.line_figures import ray_picture, segment_picture
-from swa_tools.report.number_tables import tables_of
-from swa_tools.report.numbers import Numbers
+from swa_tools.report.figures.bn_ablation import bn_ablation_picture
+from swa_tools.report.figures.comparison import comparison_picture
+from swa_tools.report.figures.plane import plane_picture
+from swa_tools.report.figures.ray import ray_picture
+from swa_tools.report.figures.reliability import reliability_picture
+from swa_tools.report.figures.run_curves import run_picture
+from swa_tools.report.figures.segment import segment_picture
+from swa_tools.report.figures.sweep import sweep_picture
+from swa_tools.report.figures.trajectory import trajectory_picture
+from swa_tools.report.measurement_tables import tables_of
 from swa_tools.report.picture import Picture
-from swa_tools.report.plane_figure import plane_picture
-from swa_tools.report.run_figure import run_picture
 from swa_tools.report.runs import RunData, kind_of, windows_of
-from swa_tools.report.score_figures import (
-    bn_ablation_picture,
-    reliability_picture,
-    sweep_picture,
-)
 from swa_tools.report.tables import (
     MOST_CAPTURES,
     Table,
@@ -29,7 +29,6 @@ from swa_tools.report.tables import (
     score_table,
     summary,
 )
-from swa_tools.report.trajectory_figure import trajectory_picture
 
 PICTURES = {
     "plane": plane_picture,
@@ -37,7 +36,7 @@ PICTURES = {
     "segment": segment_picture,
     "trajectory": trajectory_picture,
 }
-"""By the kind of the numbers."""
+"""What draws each kind of numbers."""
 
 BUILT_IN = ("run", "sweep", "bn-ablation", "reliability")
 """Names of pictures that no file's picture may take."""
@@ -48,8 +47,8 @@ class Section:
     """A part of a report.
 
     Attributes:
-        title: Of the part.
-        lead: Sentences that say what came out.
+        title: The part's heading.
+        lead: Sentences that say what came of it.
         tables: Numbers.
         more_tables: By title, folded away on the page.
         pictures: To look at, by a name for their files.
@@ -139,10 +138,10 @@ def pictures_of(run: RunData, attachments: Attachments) -> dict[str, Picture]:
 
 
 def numbers_by_name(run: RunData) -> dict[str, Numbers]:
-    """Return a run's measurements by names that no two pictures of it share.
+    """Return a run's measurements by names that no two of its pictures share.
 
-    The name is the file's below the run, with its kind or a number behind it where another picture
-    has that name; capitals make no difference, as on many disks.
+    The name is the file's below the run. Where another picture has that name already, the kind or a
+    number follows; capitals make no difference, as on many disks.
     """
     named: dict[str, Numbers] = {}
     taken = {name.casefold() for name in BUILT_IN}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from swa_tools.report.description import Earlier
+from swa_tools.report.lineage import Earlier
 from swa_tools.report.runs import RunData
 
 NOT_THE_EXPERIMENT = frozenset(
@@ -12,7 +12,7 @@ NOT_THE_EXPERIMENT = frozenset(
 """Options that change how a run is computed or watched, not what it is."""
 
 NOT_COMPARED = NOT_THE_EXPERIMENT | {"seed", "checkpoint", "from_run"}
-"""Where a run starts is compared by itself: one path may hold other weights than it did."""
+"""Where a run starts is compared by itself: the weights at a path may have changed since."""
 
 
 def replicates(runs: Sequence[RunData]) -> list[list[RunData]]:
@@ -38,8 +38,8 @@ def replicates(runs: Sequence[RunData]) -> list[list[RunData]]:
 def controls_of(run: RunData, runs: Iterable[RunData]) -> list[RunData]:
     """Return the runs that one is compared with.
 
-    They take one checkpoint at their end, after as many epochs and from the same start; those of a
-    run that the one or the other continues count.
+    They start from the same weights, take as many epochs, and save one checkpoint at their end. If
+    a run continues another, the epochs of both count.
     """
     if run.n_captures < 2:
         return []
@@ -54,7 +54,7 @@ def _is_as_long(other: RunData, run: RunData) -> bool:
 
 
 def _same_experiment(one: RunData | Earlier, other: RunData | Earlier) -> bool:
-    # Of a run whose options are not known nothing can be said.
+    # Runs whose options are not known cannot be compared.
     return (
         bool(one.options)
         and _compared(one.options) == _compared(other.options)

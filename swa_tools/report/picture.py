@@ -1,4 +1,4 @@
-"""A picture that is drawn when it is known for which paper: PNG or SVG, light or dark, any size."""
+"""A picture, drawn for the paper it is meant for: PNG, SVG or PDF, light or dark, any size."""
 
 import dataclasses
 import io
@@ -23,7 +23,7 @@ class Picture:
 
     Attributes:
         title: What it shows, in a few words.
-        message: What is to be seen in it, in a sentence or two: the alternative text.
+        message: What there is to see, in a sentence or two: the alternative text.
         size: Width and height in inches.
         draw: Draws it on an empty figure.
         narrow_size: Width and height for a narrow screen, where panels go below one another; None
@@ -48,7 +48,7 @@ class Picture:
 
         Args:
             image_format: `png`, `svg` or `pdf`.
-            theme: For which paper.
+            theme: The paper it is drawn for.
             size: Width and height in inches instead of its own.
             dpi: Pixels per inch of a PNG.
 
@@ -94,5 +94,7 @@ def picture_format(path: Path) -> str:
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
         expected = ", ".join(f".{name}" for name in FORMATS)
-        raise OutputError(f"{path}: what kind of picture is this? Expected a name with {expected}")
+        raise OutputError(
+            f"{path}: what kind of picture is this? Expected a name ending in {expected}"
+        )
     return suffix

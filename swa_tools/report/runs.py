@@ -1,4 +1,4 @@
-"""What a run directory has to say: what it was, its records, its measurements."""
+"""What a run directory holds: what the run was, its records, its measurements."""
 
 import dataclasses
 import os
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from swa_tools.errors import SwaToolsError
+from swa_tools.measurements import Numbers, read_numbers
 from swa_tools.records import Record, read_records
-from swa_tools.report.description import (
+from swa_tools.report.lineage import (
     DESCRIPTION_FILE,
     METRICS_FILE,
     START_FILE,
@@ -18,13 +19,12 @@ from swa_tools.report.description import (
     read_description,
     start_digest,
 )
-from swa_tools.report.numbers import Numbers, read_numbers
 
 RECORD_FILES = (METRICS_FILE, "results.jsonl")
-"""In this order: of two scores of one thing the later one counts."""
+"""In this order: where one thing was scored twice, the later score counts."""
 
 COMBINED = frozenset({"average", "soup", "ensemble"})
-"""Kinds of which the newest score counts; of the others the last in the run."""
+"""Kinds whose newest score counts; for the others, the last in the run counts."""
 
 _SWEPT = re.compile(r"(first|last)-(\d+)(?:\.safetensors)?")
 """Names of the running averages that a sweep scores."""
@@ -33,11 +33,11 @@ _NATURAL = re.compile(r"(\d+)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class ScoreLine:
     """One line of a run's table.
 
     Attributes:
-        name: What was scored, for people.
+        name: What people call what was scored.
         kind: `start`, `checkpoint`, `ema`, `average`, `soup`, `ensemble` or `control`.
         record: The score.
     """
@@ -55,10 +55,10 @@ class RunData:
         path: Its folder.
         name: What it is called on the page.
         description: `run.json`, empty where there is none.
-        records: Of training, then of everything scored later.
+        records: Those of training, then those of everything scored later.
         numbers: Measurements of the loss surface found in the folder.
         earlier: The run that it continues; None if it continues none.
-        notices: What was found and left out, a line for each.
+        notices: A line for each thing that was found but left out.
     """
 
     path: Path
@@ -113,30 +113,30 @@ class RunData:
         """Digest of the weights that it, or the first of the runs it continues, started from."""
         return self.start_digest if self.earlier is None else self.earlier.origin
 
-    def scores(self) -> list[Score]:
+    def scores(self) -> list[ScoreLine]:
         """Return the lines of its table: start, captures, EMA, averages, soups, ensemble."""
-        latest: dict[tuple[Any, ...], Score] = {}
+        latest: dict[tuple[Any, ...], ScoreLine] = {}
         for record in self.records:
             kind = kind_of(record)
             if record.top1 is None or kind is None or kind == "sweep":
                 continue
             # One thing has one line, also where it was scored on its way and at the end again.
             key = (kind, record.checkpoint, record.bn == "stale", record.split, record.n_samples)
-            latest[key] = Score(name=score_name(record, kind), kind=kind, record=record)
+            latest[key] = ScoreLine(name=score_name(record, kind), kind=kind, record=record)
         return sorted(latest.values(), key=_place)
 
-    def last(self, kind: str) -> Score | None:
+    def last(self, kind: str) -> ScoreLine | None:
         """Return the score of a kind that counts; None if there is none.
 
-        Of averages, soups and ensembles it is the newest, of the others the last in the run; on
-        validation images, BatchNorm in order.
+        For averages, soups and ensembles it is the newest, for the others the last in the run. Only
+        scores on validation images with BatchNorm in order count.
         """
         if kind in COMBINED:
             record = newest(self.records, kind)
             return (
                 None
                 if record is None
-                else Score(name=score_name(record, kind), kind=kind, record=record)
+                else ScoreLine(name=score_name(record, kind), kind=kind, record=record)
             )
         found = [score for score in self.scores() if score.kind == kind and counts(score.record)]
         return found[-1] if found else None
@@ -169,7 +169,7 @@ def load_run(path: Path, *, name: str | None = None, others: Sequence[Path] = ()
         others: Folders among which may be the run that this one continues.
 
     Raises:
-        SwaToolsError: There is nothing of a run in it, or a file is broken.
+        SwaToolsError: It holds no records of a run, or a file is broken.
     """
     if not path.is_dir():
         raise SwaToolsError(f"{path}: no such run: expected a folder that finetune wrote")
@@ -193,7 +193,7 @@ def load_run(path: Path, *, name: str | None = None, others: Sequence[Path] = ()
 
 
 def _read_all_numbers(folder: Path) -> tuple[list[Numbers], list[str]]:
-    """Return the measurements in a folder, and what is to be said of the other `.npz` there."""
+    """Return the measurements in a folder, and notices about the other `.npz` files there."""
     numbers, notices = [], []
     for file in [*sorted(folder.glob("*.npz")), *sorted(folder.glob("landscape/*.npz"))]:
         try:
@@ -204,7 +204,7 @@ def _read_all_numbers(folder: Path) -> tuple[list[Numbers], list[str]]:
 
 
 def load_runs(paths: Sequence[Path]) -> list[RunData]:
-    """Read run directories; those of the same name are called by their paths.
+    """Read run directories; those that share a name go by their paths.
 
     Raises:
         SwaToolsError: As `load_run`, or one is given twice.
@@ -246,7 +246,7 @@ def windows_of(run: RunData) -> dict[str, list[tuple[int, float, int]]]:
 
 
 def score_name(record: Record, kind: str) -> str:
-    """Return what a score is called, for people: `average swa (stale BatchNorm)`."""
+    """Return what people call a score, such as `average swa (stale BatchNorm)`."""
     name = (record.checkpoint or kind).removesuffix(".safetensors")
     if kind in ("average", "soup", "ema") and name != kind:
         name = f"{kind} {name}"
@@ -264,7 +264,7 @@ def _notes(record: Record) -> dict[str, bool]:
 _ORDER = ("start", "control", "checkpoint", "ema", "average", "soup", "ensemble")
 
 
-def _place(score: Score) -> tuple[Any, ...]:
+def _place(score: ScoreLine) -> tuple[Any, ...]:
     """Return what lines are sorted by: kind, then training images last, then the natural order."""
     kind = _ORDER.index(score.kind) if score.kind in _ORDER else len(_ORDER)
     record = score.record

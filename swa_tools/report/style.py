@@ -1,8 +1,8 @@
 """One look for all pictures: colours, line styles and markers that mean the same everywhere.
 
 Blue and orange are near Okabe and Ito's; the others are chosen so that any two differ in lightness
-or hue for people with any colour vision, and every series has a marker or a line style of its own
-besides, so that the pictures read in black and white, too.
+or hue for people with any colour vision. Every series also has a marker or a line style of its own,
+so the pictures can be read in black and white.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Theme:
         sgd: Conventionally trained weights, in every picture.
         checkpoint: Captures and the curve between them.
         ensemble, ema, soup: The other combinations.
-        runs: Of several runs in one picture, in their order.
+        runs: Colours of several runs in one picture, in their order.
     """
 
     paper: str
@@ -93,7 +93,7 @@ THEMES: dict[ThemeName, Theme] = {"light": LIGHT, "dark": DARK}
 
 RUN_LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-"""Of several runs in one picture; colours, lines and markers repeat after different numbers."""
+"""For several runs in one picture; colours, lines and markers repeat after different numbers."""
 
 NARROW_INCHES = 5.0
 """Narrower figures have one column."""
@@ -168,13 +168,22 @@ def marker_style(kind: str, theme: Theme, *, hollow: bool = False) -> dict[str, 
     }
 
 
+def series_style(number: int, theme: Theme) -> dict[str, Any]:
+    """Return the look of a series that is neither the average nor conventional training as such."""
+    return {
+        "color": theme.others[number % len(theme.others)],
+        "linestyle": RUN_LINES[number % len(RUN_LINES)],
+        "marker": RUN_MARKERS[number % len(RUN_MARKERS)],
+    }
+
+
 def panels(figure: "Figure", n: int, **arguments: Any) -> "list[Axes]":
     """Return axes side by side, or below one another where the figure is narrow.
 
     Args:
         figure: An empty figure.
         n: How many axes.
-        arguments: Of `Figure.subplots`.
+        arguments: Passed on to `Figure.subplots`.
     """
     shape = (1, n) if figure.get_figwidth() >= NARROW_INCHES else (n, 1)
     grid = figure.subplots(*shape, squeeze=False, **arguments)
@@ -182,7 +191,7 @@ def panels(figure: "Figure", n: int, **arguments: Any) -> "list[Axes]":
 
 
 def figure_legend(figure: "Figure", axes: "Axes", *, entry_inches: float = 1.6) -> None:
-    """Put the legend of some axes above the whole figure, out of the way of the data.
+    """Put the legend of some axes above the whole figure, away from the data.
 
     Args:
         figure: The figure.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from swa_tools.report.facts import describe_epochs, describe_schedule
 from swa_tools.report.groups import controls_of, replicates
-from swa_tools.report.intervals import top1_interval
-from swa_tools.report.runs import RunData, Score, counts, kind_of
+from swa_tools.report.runs import RunData, ScoreLine, counts, kind_of
+from swa_tools.statistics import wilson_interval
 
 MOST_CAPTURES = 20
 """Runs with more captures show the first, the best and the last."""
@@ -23,7 +23,7 @@ class Table:
         rows: Cells, empty where there is nothing to say.
         kinds: What each row is about, for its looks.
         caption: What all cells have in common.
-        text_columns: Those besides the first that hold words instead of numbers.
+        text_columns: Columns, other than the first, that hold words instead of numbers.
     """
 
     columns: tuple[str, ...]
@@ -34,7 +34,7 @@ class Table:
 
 
 def score_table(run: RunData, runs: Sequence[RunData] = (), *, whole: bool = False) -> Table:
-    """Return the scores of a run, those of its controls among them.
+    """Return the scores of a run and of its controls.
 
     Args:
         run: The run.
@@ -54,14 +54,14 @@ def score_table(run: RunData, runs: Sequence[RunData] = (), *, whole: bool = Fal
         columns=("weights", "top-1 %", "95 %", "epoch", "top-5 %", "NLL", "ECE %", "images"),
         rows=tuple(_cells(score) for score in scores),
         kinds=tuple(score.kind for score in scores),
-        caption="Top-1 with the 95 % interval of each score by itself"
+        caption="Top-1 with the 95 % interval of each score"
         + ("" if len(sizes) != 1 else f", on {sizes.pop():,} images")
-        + "; models on the same images are told apart by a paired test (evaluate).",
+        + "; to tell models on the same images apart, use the paired test of evaluate.",
     )
 
 
 def provenance_table(run: RunData) -> Table:
-    """Return of every scored file what it was: its digest and the state of its BatchNorm."""
+    """Return the digest of every scored file and the state of its BatchNorm."""
     scores = run.scores()
     return Table(
         columns=("weights", "BatchNorm", "digest of the tensors"),
@@ -74,11 +74,12 @@ def provenance_table(run: RunData) -> Table:
     )
 
 
-def _cells(score: Score) -> tuple[str, ...]:
+def _cells(score: ScoreLine) -> tuple[str, ...]:
     record = score.record
     interval = ""
     if record.top1 is not None and record.n_samples:
-        low, high = top1_interval(record.top1, record.n_samples)
+        n_correct = record.top1 / 100 * record.n_samples
+        low, high = wilson_interval(n_correct, record.n_samples)
         interval = f"{low:.2f} – {high:.2f}"
     return (
         score.name,
@@ -92,8 +93,8 @@ def _cells(score: Score) -> tuple[str, ...]:
     )
 
 
-def _shortened(scores: Sequence[Score]) -> list[Score]:
-    """Leave of many captures the first, the best and the last."""
+def _shortened(scores: Sequence[ScoreLine]) -> list[ScoreLine]:
+    """Keep the first, the best and the last of many captures."""
     captures = [score for score in scores if score.kind == "checkpoint"]
     if len(captures) <= MOST_CAPTURES:
         return list(scores)
@@ -124,7 +125,7 @@ def comparison_table(runs: Sequence[RunData]) -> Table:
         )
     caption = "Top-1 in percent; over several seeds mean ± standard deviation."
     if any(run.earlier is not None for run in runs):
-        caption += " Epochs with those of the run that was continued (finetune --from)."
+        caption += " Epochs include those of the run that was continued (finetune --from)."
     return Table(
         columns=("run", *(COMPARED[kind] for kind in kinds), "epochs", "schedule"),
         rows=tuple(rows),
@@ -151,7 +152,7 @@ def group_name(group: Sequence[RunData]) -> str:
 
 
 def last_top1s(runs: Sequence[RunData], kind: str) -> dict[str, float]:
-    """Return by name the top-1 of the runs' scores of a kind that count, where there is one."""
+    """Return the top-1 of each run that has a score of a kind that counts, by the run's name."""
     found = {run.name: run.last(kind) for run in runs}
     return {
         name: score.record.top1
@@ -161,7 +162,7 @@ def last_top1s(runs: Sequence[RunData], kind: str) -> dict[str, float]:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Return `67.30 ± 0.21`, a single value by itself, nothing for none."""
+    """Return text such as `67.30 ± 0.21`, or one value alone, or nothing if there are no values."""
     if not values:
         return ""
     if len(values) == 1:
@@ -170,7 +171,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def summary(run: RunData, runs: Sequence[RunData] = ()) -> str:
-    """Say in a sentence or two what came out of a run, whichever way it went."""
+    """Say in a sentence or two how a run came out, for better or worse."""
     average, last = run.last("average"), run.last("checkpoint")
     if average is None:
         if last is None:
@@ -184,7 +185,7 @@ def summary(run: RunData, runs: Sequence[RunData] = ()) -> str:
 
 
 def comparison_summary(runs: Sequence[RunData]) -> str:
-    """Say in a sentence what the averages of several runs reached, or else their last captures."""
+    """Say in a sentence what the averages of several runs reached, or else the last captures."""
     kind = "average" if any(run.last("average") is not None for run in runs) else "checkpoint"
     groups = [group for group in replicates(runs) if last_top1s(group, kind)]
     if not groups:
@@ -210,7 +211,7 @@ def comparison_summary(runs: Sequence[RunData]) -> str:
 
 
 def _compared(averaged: Sequence[RunData], runs: Sequence[RunData]) -> dict[str, list[float]]:
-    """Return how many points averages are above what they are compared with, by its name."""
+    """Return how many points averages lie above each thing they are compared with, by its name."""
     found: dict[str, list[float]] = {}
     for run in averaged:
         top1 = last_top1s([run], "average")[run.name]
@@ -225,7 +226,7 @@ def _compared(averaged: Sequence[RunData], runs: Sequence[RunData]) -> dict[str,
 
 def _difference(points: float, what: str) -> str:
     if round(points, 2) == 0:
-        return f"as {what}"
+        return f"the same as {what}"
     return f"{abs(points):.2f} points {'above' if points > 0 else 'BELOW'} {what}"
 
 

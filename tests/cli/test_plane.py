@@ -9,7 +9,7 @@ import time
 import pytest
 
 from swa_tools.cli import run
-from swa_tools.report import read_numbers
+from swa_tools.measurements import read_numbers
 
 SMALL = ["--points", "2", "--train-samples", "6", "--val-samples", "6", "--bn-samples", "9"]
 QUICK = ["--device", "cpu", "--workers", "0", "--batch-size", "4"]
@@ -151,7 +151,7 @@ def test_a_killed_command_goes_on_where_it_was(small_run, image_folder, tmp_path
     assert not output.exists()
     finished = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert f"{n_done} of {n_points} points are done already" in finished.stderr
+    assert f"{n_done} of {n_points} points are already done" in finished.stderr
     assert not points.exists()
     assert read_numbers(output).arrays["test_error"].shape == (6, 6)
 

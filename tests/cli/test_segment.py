@@ -1,7 +1,7 @@
 import pytest
 
 from swa_tools.cli import run
-from swa_tools.report import read_numbers
+from swa_tools.measurements import read_numbers
 
 QUICK = ["--device", "cpu", "--workers", "0", "--batch-size", "4"]
 SMALL = ["--train-samples", "6", "--val-samples", "6", "--bn-samples", "9"]

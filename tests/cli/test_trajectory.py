@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from swa_tools.cli import run
-from swa_tools.report import read_numbers
+from swa_tools.measurements import read_numbers
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from swa_tools.landscape.geometry import Plane, distance, norm, parameter_names
 from swa_tools.landscape.plane import PlaneOptions, measure_plane
 from swa_tools.landscape.ray import RayOptions, measure_rays
 from swa_tools.landscape.segment import SegmentOptions, measure_segment
-from swa_tools.report import read_numbers
+from swa_tools.measurements import read_numbers
 
 
 @pytest.fixture(scope="module")

@@ -187,7 +187,7 @@ def test_ends_of_a_real_segment_are_what_a_plain_loop_counts(real_data, tmp_path
     from swa_tools.landscape.segment import SegmentOptions, measure_segment
     from swa_tools.landscape.surface import SurfaceOptions
     from swa_tools.landscape.survey import Survey
-    from swa_tools.report import read_numbers
+    from swa_tools.measurements import read_numbers
 
     name, size = "mobilenetv2_050", 96
     ends = [real_data / "weights" / f"{name}-imagenette-e{n}.safetensors" for n in (20, 15)]

@@ -12,7 +12,7 @@ from swa_tools.landscape import geometry
 from swa_tools.landscape.plane import PlaneOptions, measure_plane
 from swa_tools.landscape.ray import RayOptions, measure_rays
 from swa_tools.landscape.surface import Surface
-from swa_tools.landscape.survey import Listener
+from swa_tools.landscape.survey import SurveyListener
 
 SMALL = PlaneOptions(n_points=2, margin=0.1)
 N_POINTS = 3 + 2 * 2
@@ -62,10 +62,10 @@ def test_killed_work_goes_on_where_it_was(captures, survey, n_scored, tmp_path):
         assert not killed.output.exists()
     n_scored["until"] = 10**9
     notices = []
-    listener = Listener(on_notice=notices.append)
+    listener = SurveyListener(on_notice=notices.append)
     measure_plane(captures[:3], dataclasses.replace(killed, listener=listener), options=SMALL)
     assert n_scored["n"] == N_POINTS  # nothing was done twice
-    assert f"5 of {N_POINTS} points are done already" in notices[0]
+    assert f"5 of {N_POINTS} points are already done" in notices[0]
     assert_same_numbers(whole.output, killed.output)
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"whole.npz", "whole.json", "killed.npz", "killed.json"}
@@ -138,14 +138,14 @@ def test_progress_counts_every_image_once(captures, survey):
         totals.append(n_images)
         return done.append
 
-    measure_plane(captures[:3], survey(listener=Listener(on_start=start)), options=SMALL)
+    measure_plane(captures[:3], survey(listener=SurveyListener(on_start=start)), options=SMALL)
     assert totals == [N_POINTS * (9 + 6 + 12)]
     assert sum(done) == totals[0]
 
 
 def test_leaving_out_the_recompute_is_announced(captures, survey):
     notices = []
-    listener = Listener(on_notice=notices.append)
+    listener = SurveyListener(on_notice=notices.append)
     measure_plane(captures[:3], survey(bn_samples=0, listener=listener), options=SMALL)
     assert any("--bn-samples 0" in line and "wrong" in line for line in notices)
 

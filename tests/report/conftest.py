@@ -10,8 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from swa_tools.landscape.numbers import describe, write_numbers
+from swa_tools.landscape.measurement_files import write_numbers
 from swa_tools.landscape.width import ray_widths, segment_widths, width_differences
+from swa_tools.measurements import describe
 from swa_tools.records import Record, append_records
 from swa_tools.report.contents import overview, run_section
 from swa_tools.report.page import render_page

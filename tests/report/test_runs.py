@@ -5,7 +5,7 @@ import pytest
 
 from swa_tools.errors import SwaToolsError
 from swa_tools.records import Record, append_records
-from swa_tools.report.run_figure import run_curves
+from swa_tools.report.figures.run_curves import run_curves
 from swa_tools.report.runs import kind_of, load_run, load_runs, newest, windows_of
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swa_tools.evaluation.significance import mcnemar, wilson_interval
+from swa_tools.statistics import mcnemar, wilson_interval
 
 
 def test_wilson_interval_of_a_known_example():
@@ -24,6 +24,12 @@ def test_wilson_interval_solves_its_equation(data, n):
         if 1e-12 < p < 1 - 1e-12:
             distance = abs(k / n - p)
             assert distance == pytest.approx(1.959963985 * math.sqrt(p * (1 - p) / n), rel=1e-3)
+
+
+@pytest.mark.parametrize(("n_correct", "n"), [(0, 10), (2, 4), (643, 1000), (50_000, 50_000)])
+def test_a_percentage_serves_as_well_as_a_count(n_correct, n):
+    top1 = 100 * n_correct / n
+    assert wilson_interval(top1 / 100 * n, n) == pytest.approx(wilson_interval(n_correct, n))
 
 
 def test_top1_on_a_thousand_images_carries_three_points():

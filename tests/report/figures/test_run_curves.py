@@ -1,7 +1,7 @@
 import pytest
 
 from swa_tools.records import Record
-from swa_tools.report.run_figure import run_curves, run_picture, with_jumps
+from swa_tools.report.figures.run_curves import run_curves, run_picture, with_jumps
 from swa_tools.report.style import LIGHT
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from swa_tools.report.figures.run_curves import RunCurves, elided, run_curves, whole_epochs
 from swa_tools.report.groups import replicates
 from swa_tools.report.picture import Picture
-from swa_tools.report.run_figure import RunCurves, run_curves, short_name, whole_epochs
 from swa_tools.report.runs import RunData
 from swa_tools.report.style import MARKERS, RUN_LINES, RUN_MARKERS, Theme, figure_legend
 from swa_tools.report.tables import group_name, last_top1s
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 STAR = 10.0
 
 MOST_MARKERS = 20
-"""On one line: more run into one another."""
+"""A line with more markers than these is a blur."""
 
 MOST_TOLD = 4
-"""Of more kinds of run the sentence tells the lowest and the highest."""
+"""If there are more kinds of run, the sentence names the lowest and the highest."""
 
 
 def comparison_picture(runs: Sequence[RunData]) -> Picture:
-    """Return the picture of several runs; of runs that differ in the seed alone, mean ± deviation.
+    """Return the picture of several runs: mean ± deviation for those that differ in the seed alone.
 
     Stars are averages, hollow where they are the end of a line. Where a run kept a running
-    average, its line is that, and the weights under training stand behind it in a thin one. A run
+    average, that is its line, and a thin one behind it shows the weights under training. A run
     that continues another one begins at the epoch where that one ended.
 
     Args:
@@ -107,7 +107,7 @@ def _draw_group(
             markersize=4,
             markevery=-(-len(main.epochs) // MOST_MARKERS),
             linewidth=1.6,
-            label=short_name(group_name(group)),
+            label=elided(group_name(group)),
             zorder=3,
         )
         low, high = main.mean - main.deviation, main.mean + main.deviation
@@ -131,7 +131,7 @@ def _errors(top1s: Sequence[Mapping[float, float]], shifts: Sequence[float]) -> 
     """Return the errors of runs from their top-1 by epoch; None if they share no epoch.
 
     Args:
-        top1s: Of each run by its own epochs.
+        top1s: Each run's top-1 by its own epochs.
         shifts: Epochs before each run.
     """
     points = [
@@ -198,8 +198,8 @@ def _message(groups: list[list[RunData]]) -> str:
         if average or checkpoint:
             what = "the average" if average else "the last checkpoint"
             error = 100 - float(np.mean(list((average or checkpoint).values())))
-            parts.append((error, f"{what} of {group_name(group)} {error:.2f} %"))
+            parts.append((error, f"{what} of {group_name(group)}, {error:.2f} %"))
     text = f"Test error over the epochs of {len(groups)} kinds of run."
     if len(parts) > MOST_TOLD:
-        return f"{text} At the end the lowest is {min(parts)[1]}, the highest {max(parts)[1]}."
+        return f"{text} At the end, the lowest is {min(parts)[1]}; the highest is {max(parts)[1]}."
     return f"{text} At the end: {'; '.join(part for _, part in parts)}." if parts else text

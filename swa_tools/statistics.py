@@ -1,19 +1,19 @@
-"""How sure a top-1 and a difference of two are."""
+"""How sure a top-1 is, and the difference between two."""
 
 import math
 from statistics import NormalDist
 
 
 def wilson_interval(
-    n_correct: int, n_samples: int, *, confidence: float = 0.95
+    n_correct: float, n_samples: int, *, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Return the interval of a fraction, in percent (Wilson 1927).
 
-    Of intervals made in this way, the given share holds the true accuracy on images drawn like
+    The given share of intervals made in this way holds the true accuracy on images drawn like
     these. The interval stays within [0, 100] and is right near its ends, where the usual ± is not.
 
     Args:
-        n_correct: Images labelled right.
+        n_correct: Images labelled right; need not be whole where it comes from a percentage.
         n_samples: Images, at least 1.
         confidence: The share, in (0, 1).
     """
@@ -29,8 +29,8 @@ def wilson_interval(
 def mcnemar(n_only_first: int, n_only_second: int) -> float:
     """Return the two-sided p-value of McNemar's exact test for two models on the same images.
 
-    Images that both label right, or both wrong, say nothing on which is better. Of the others each
-    model gets Binomial(n, 1/2) if the two are equally good; p is the chance of a split at least
+    Images that both label right, or both wrong, do not tell which is better. If the two are equally
+    good, each model gets Binomial(n, 1/2) of the other images; p is the chance of a split at least
     as uneven as this one.
 
     Args:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 N_LEVELS = 8
 LOWEST, HIGHEST, LOWEST_CELLS = 0.02, 0.97, 2
-"""Levels stand between these quantiles of the grid, with so many of its points below them."""
+"""Levels lie between these quantiles of the grid, with at least this many of its points below."""
 
 FRAME_POINTS, MARKER_POINTS, LABEL_POINTS = 17.0, 19.0, 44.0
 """How far the middle of a level's label stays from the frame, from markers, from other labels."""
@@ -25,7 +25,7 @@ def contour_levels(values: np.ndarray, *, unit: float = 0.0) -> np.ndarray:
     where the values span few steps, each is taken several times.
 
     Args:
-        values: Of any shape; what is not finite is left out.
+        values: The surface, in any shape; what is not finite is left out.
         unit: The smallest step that means anything, such as the error of one image.
 
     Returns:
@@ -50,7 +50,7 @@ def contour_levels(values: np.ndarray, *, unit: float = 0.0) -> np.ndarray:
 
 
 def _round_number(at_least: float) -> int:
-    """Return the number, in 1, 2, 5, 10, 20, …, of the first that is large enough."""
+    """Return the index in 1, 2, 5, 10, 20, … of the first step that is large enough."""
     number = 3 * math.floor(math.log10(at_least))
     while _step(number) < at_least * (1 - 1e-9):
         number += 1
@@ -83,7 +83,7 @@ def _multiple(at_least: float, number: int) -> float:
 
 
 def digits_of(levels: np.ndarray) -> int:
-    """Return the decimals with which levels can be written as they are."""
+    """Return how many decimals it takes to write the levels as they are."""
     room = 1e-3 * float(np.min(np.diff(levels)))
     exact = (d for d in range(9) if np.all(np.abs(levels - np.round(levels, d)) < room))
     return next(exact, 9)
@@ -95,7 +95,7 @@ def label_levels(
     """Write levels on their lines where there is room, light on dark and dark on light.
 
     Args:
-        lines: Of the levels, on axes whose place on the figure is known.
+        lines: The contour lines, on axes whose place on the figure is known.
         filled: The areas between them.
         obstacles: What to stay clear of: x and y in the data, and points from there to the upper
             right.
@@ -140,7 +140,7 @@ def _points_along(path: "Path", *, scale: float) -> np.ndarray:
 def _roomiest(
     places: np.ndarray, *, frame: np.ndarray, obstacles: np.ndarray, labels: np.ndarray
 ) -> np.ndarray | None:
-    """Return the place with most room around it, in parts of what is needed; None for none."""
+    """Return the place with the most room, in parts of what is needed; None if none has enough."""
     if not len(places):
         return None
     room = [np.minimum(places - frame[:2], frame[2:] - places).min(axis=1) / FRAME_POINTS]

@@ -1,4 +1,4 @@
-"""Learning rate over accuracy along one run (Figure 2), with its captures and its average."""
+"""Learning rate and accuracy along one run (Figure 2), with its captures and its average."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_NAME = 20
-"""Longer names are cut in a legend; the text has them whole."""
+"""Longer names are cut in the legend; the text gives them whole."""
 
 JUMP = 0.5
-"""A change of the learning rate between two records, as a part of its range, that is a jump."""
+"""A change of the learning rate between two records, in parts of its range, that is a jump."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +28,14 @@ class RunCurves:
         lr: Learning rate, in the order of the steps.
         cycle_ends: Epochs of the last record of each cycle but the last.
         top1: Accuracy in percent of the weights under training, the captures among them.
-        captures: Accuracy of the captures, in cycles the minima.
-        capture_lrs: Learning rate there.
+        captures: Accuracy of the captures.
+        capture_lrs: Learning rate at the captures.
         start: Accuracy of the starting point; None if it was not measured.
         averages: Accuracy of averages that know their epoch, as a run with a running average
             records them.
         ema: Accuracy of the exponential moving average.
         average: Accuracy of the newest average with BatchNorm in order; None without one.
-        average_name: What that is called, for people.
+        average_name: What people call that average.
         ensemble: Accuracy of the newest ensemble; None without one.
     """
 
@@ -53,10 +53,10 @@ class RunCurves:
 
 
 def run_curves(records: Iterable[Record]) -> RunCurves:
-    """Sort the records of a run into curves; of two scores of one thing the later one counts.
+    """Sort the records of a run into curves; if one thing was scored twice, the later score counts.
 
     Args:
-        records: Of `metrics.jsonl`, then of `results.jsonl`.
+        records: Those in `metrics.jsonl`, then those in `results.jsonl`.
     """
     records = tuple(records)
     lr: dict[float, float] = {}
@@ -109,7 +109,7 @@ def run_picture(records: Iterable[Record], *, title: str = "Learning rate and ac
     Circles mark the captures, a square the start, a star the average.
 
     Args:
-        records: Of `metrics.jsonl`, then of `results.jsonl`.
+        records: Those in `metrics.jsonl`, then those in `results.jsonl`.
         title: What it shows.
     """
     curves = run_curves(records)
@@ -164,7 +164,7 @@ def with_jumps(
 
 
 def _height_at(points: Sequence[tuple[float, float]], i: int, epoch: float) -> float:
-    """Prolong the line from point i to the next one back to an epoch, if the rate falls there."""
+    """Extend the line from point i to the next one back to an epoch, if the rate falls there."""
     (first, value), (second, lower) = points[i], points[min(i + 1, len(points) - 1)]
     slope = (lower - value) / (second - first) if lower < value else 0.0
     return value - slope * (first - epoch)
@@ -190,7 +190,7 @@ def _draw_accuracy(axes: "Axes", curves: RunCurves, theme: Theme) -> None:
         dashes = (0, (1.5, 2)) if kind == "ensemble" else (0, (5, 2))
         axes.axhline(value, color=theme.of_kind(kind), linestyle=dashes, linewidth=1, zorder=1)
         style = marker_style(kind, theme) | {"linestyle": "none"}
-        name = short_name(curves.average_name) if kind == "average" else kind
+        name = elided(curves.average_name) if kind == "average" else kind
         axes.plot(end, value, **style, label=f"{name}, {value:.2f} %", clip_on=False, zorder=5)
     axes.set_xlabel("epoch")
     whole_epochs(axes, [epoch for epoch, _ in curves.captures] or [end])
@@ -206,8 +206,8 @@ def whole_epochs(axes: "Axes", epochs: Iterable[float]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def short_name(name: str) -> str:
-    """Return a name for a legend: of a long one its beginning and its end."""
+def elided(name: str) -> str:
+    """Return a name for a legend; a long one keeps its beginning and its end."""
     half = (LONGEST_NAME - 1) // 2
     return name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half - 1 :]}"
 
@@ -234,4 +234,4 @@ def _message(curves: RunCurves) -> str:
     if not parts:
         return "The learning rate of the run; no accuracy was recorded."
     text = "; ".join(parts)
-    return f"Learning rate over accuracy along the run: {text}."
+    return f"Learning rate (above) and accuracy (below) along the run: {text}."

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swa_tools.report.number_tables import verdict
-from swa_tools.report.numbers import Numbers
+from swa_tools.measurements import Numbers
+from swa_tools.report.measurement_tables import verdict
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, panels
 
@@ -39,7 +39,7 @@ def _draw_lags(axes: "Axes", arrays: dict[str, np.ndarray], theme: Theme) -> Non
     k = np.arange(1, n)
     color = theme.others[0]
     axes.plot(k, measured, color=color, marker="o", linewidth=2, label="measured", zorder=3)
-    # Each has mean 1 over all pairs, as the measured one has.
+    # Each has a mean of 1 over all pairs, like the measured one.
     for label, expected, dashes in (
         ("independent samples", np.ones(n - 1), (0, (5, 2))),
         ("random walk", 3 * k / (n + 1), (0, (6, 2, 1.5, 2))),
@@ -87,5 +87,5 @@ def _message(numbers: Numbers) -> str:
         f"{verdict(found)} Path through {len(arrays['norms'])} captures: the squared distance"
         f" between neighbours is {ratio} times that of independent samples, where a random walk"
         f" would have {found['random_walk']:.2f} and straight motion {found['straight']:.2f};"
-        f" captures are {np.mean(arrays['to_mean']):.3g} from their mean."
+        f" on average, captures are {np.mean(arrays['to_mean']):.3g} from their mean."
     )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from swa_tools.report.numbers import Numbers
+from swa_tools.measurements import Numbers
 from swa_tools.report.tables import Table
 
 
@@ -70,7 +70,7 @@ def ray_table(numbers: Numbers) -> Table:
         columns,
         rows,
         f"Distance at which the test error has grown, mean over {n_rays} rays with its interval;"
-        f" differences ray by ray. {_images(numbers)}",
+        f" differences are taken ray by ray. {_images(numbers)}",
     )
 
 
@@ -145,7 +145,7 @@ SQUARES = {
     "squared_to_mean": "squared distance to the mean; expected (1 − 1/n)·trΣ",
     "squared_step": "squared distance of neighbours; expected 2·trΣ",
 }
-"""In the units of the parameters; the first holds for any points, since trΣ is estimated so."""
+"""In the units of the parameters; the first holds for any points, by how trΣ is estimated."""
 
 
 def exploration_table(numbers: Numbers) -> Table:
@@ -185,7 +185,7 @@ TABLES: Mapping[str, tuple[Callable[[Numbers], Table], ...]] = {
     "segment": (segment_table,),
     "trajectory": (trajectory_table, exploration_table),
 }
-"""By the kind of the numbers."""
+"""What tabulates each kind of numbers."""
 
 
 def tables_of(numbers: Numbers) -> list[Table]:
@@ -199,8 +199,8 @@ def _images(numbers: Numbers) -> str:
     text += " training images"
     if "bn" in images:
         text += f", BatchNorm recomputed on {images['bn']['n_samples']:,} at every point"
-    elif numbers.description.get("has_batchnorm") and numbers.description.get("bn_samples") == 0:
-        text += "; BatchNorm was NOT recomputed (--bn-samples 0), so that the numbers are wrong for"
+    elif numbers.has_stale_batchnorm:
+        text += "; BatchNorm was NOT recomputed (--bn-samples 0), so the numbers are wrong for"
         text += " this network"
     return f"{text}."
 
@@ -219,7 +219,7 @@ def _interval(found: Mapping[str, Any]) -> str:
 def _reached(width: Mapping[str, Any], *, n_rays: int) -> str:
     if width["interval"] is not None:
         low, high = width["interval"]
-        # A distance is not negative, whatever a symmetric interval says.
+        # A distance is never negative, whatever a symmetric interval says.
         return f"{max(0.0, low):.4g} to {high:.4g}"
     return f"reached on {width['n_reached']} of {n_rays}"
 

@@ -1,20 +1,9 @@
 import dataclasses
 
-import numpy as np
 import pytest
 
-from swa_tools.errors import SwaToolsError
-from swa_tools.report.number_tables import tables_of, verdict
-from swa_tools.report.numbers import read_numbers
-
-
-def test_numbers_are_read_back_as_they_were_written(tmp_path, write_surfaces):
-    write_surfaces(tmp_path)
-    for kind in ("plane", "rays", "segment", "trajectory"):
-        numbers = read_numbers(tmp_path / f"{kind}.npz")
-        assert numbers.kind == kind
-        assert numbers.description["command"] == f"swa-tools {kind}"
-        assert "description" not in numbers.arrays
+from swa_tools.measurements import read_numbers
+from swa_tools.report.measurement_tables import tables_of, verdict
 
 
 @pytest.mark.parametrize("kind", ["plane", "rays", "segment", "trajectory"])
@@ -93,35 +82,6 @@ def test_a_distance_has_no_negative_interval(tmp_path, write_surfaces):
     position = table.columns.index("95 % (+1 points)")
     assert table.rows[0][position] == "0 to 2.5"
     assert table.rows[-1][position] == "-0.5 to 2.5"  # a difference may be negative
-
-
-def test_a_file_of_another_tool_is_refused(tmp_path):
-    path = tmp_path / "theirs.npz"
-    np.savez(path, x=np.arange(3))
-    with pytest.raises(SwaToolsError, match="expected the .npz of swa-tools"):
-        read_numbers(path)
-    path.write_bytes(b"no archive")
-    with pytest.raises(SwaToolsError, match="expected the .npz of swa-tools"):
-        read_numbers(path)
-    path.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(SwaToolsError, match="expected the .npz of swa-tools"):
-        read_numbers(path)
-    with pytest.raises(SwaToolsError, match=r"missing\.npz: cannot read it: No such file"):
-        read_numbers(tmp_path / "missing.npz")
-
-
-def test_nothing_in_a_file_is_unpickled(tmp_path):
-    path = tmp_path / "pickled.npz"
-    np.savez(path, x=np.array([{"a": 1}], dtype=object), description=np.array("{}"))
-    with pytest.raises(SwaToolsError, match="expected the .npz of swa-tools"):
-        read_numbers(path)
-
-
-def test_a_newer_file_is_refused(tmp_path):
-    path = tmp_path / "newer.npz"
-    np.savez(path, description=np.array('{"schema": 99, "kind": "plane"}'))
-    with pytest.raises(SwaToolsError, match="schema 99.*update"):
-        read_numbers(path)
 
 
 @pytest.mark.parametrize(

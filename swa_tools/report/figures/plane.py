@@ -4,8 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swa_tools.report.contours import contour_levels, digits_of, label_levels
-from swa_tools.report.numbers import Numbers
+from swa_tools.measurements import Numbers
+from swa_tools.report.figures.contours import contour_levels, digits_of, label_levels
+from swa_tools.report.figures.surface_labels import (
+    bare_name,
+    mark_of,
+    stale_sentence,
+    title_of,
+    warn_if_stale,
+)
 from swa_tools.report.picture import Picture
 from swa_tools.report.style import Theme, figure_legend, marker_style, panels
 
@@ -15,11 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, NARROW_WIDTH, PANEL_WIDTH, MIN_PANEL_HEIGHT, MAX_HEIGHT = 7.6, 4.0, 2.8, 1.6, 12.0
-"""Of the picture, on a wide and a narrow screen, and of the surface in one panel, in inches."""
-
-START_NAME = "start.safetensors"
-
-STALE = "BatchNorm not recomputed"
+"""Sizes of the picture, on wide and narrow screens, and of one panel's surface, in inches."""
 
 
 def plane_picture(numbers: Numbers) -> Picture:
@@ -39,7 +42,7 @@ def plane_picture(numbers: Numbers) -> Picture:
             axes.set_xlabel("distance along u")
             axes.set_ylabel("distance along v")
         figure_legend(figure, left, entry_inches=2.4)
-        warn_if_stale(figure, numbers.description)
+        warn_if_stale(figure, numbers)
         if any(found is not None for found in lines):
             figure.draw_without_rendering()  # so that places are known
         for found in lines:
@@ -47,8 +50,8 @@ def plane_picture(numbers: Numbers) -> Picture:
                 label_levels(*found, obstacles=_obstacles(numbers.arrays))
 
     return Picture(
-        title=title_of("Plane through three checkpoints", numbers.description),
-        message=_message(numbers) + stale_sentence(numbers.description),
+        title=title_of("Plane through three checkpoints", numbers),
+        message=_message(numbers) + stale_sentence(numbers),
         size=(WIDTH, _height(numbers, n_rows=1)),
         narrow_size=(NARROW_WIDTH, _height(numbers, n_rows=2)),
         draw=draw,
@@ -58,7 +61,7 @@ def plane_picture(numbers: Numbers) -> Picture:
 def _height(numbers: Numbers, *, n_rows: int) -> float:
     """Return the height in inches at which panels with equal axes fill the width."""
     x, y = numbers.arrays["x"], numbers.arrays["y"]
-    note = 0.25 if is_stale(numbers.description) else 0.0
+    note = 0.25 if numbers.has_stale_batchnorm else 0.0
     panel = max(MIN_PANEL_HEIGHT, PANEL_WIDTH * float((y[-1] - y[0]) / (x[-1] - x[0])))
     return min(MAX_HEIGHT, n_rows * (panel + 0.75) + 0.2 + 0.3 * n_rows + note)
 
@@ -101,15 +104,15 @@ def _draw_checkpoints(axes: "Axes", numbers: Numbers, theme: Theme) -> None:
     projected = numbers.arrays["projected_xyd"]
     named = numbers.description
     for letter, (x, y), one in zip("ABC", corners, named["checkpoints"], strict=True):
-        style = _mark(kind_of(one), theme)
-        axes.plot(x, y, **style, zorder=5, label=f"{letter}: {short_name(one['name'])}")
+        style = _marker(mark_of(one), theme)
+        axes.plot(x, y, **style, zorder=5, label=f"{letter}: {bare_name(one['name'])}")
         _annotate(axes, letter, x, y)
     for kind in ("checkpoint", "start", "average"):
         _draw_kind(axes, kind, projected, named["projected"], theme)
 
 
 def _obstacles(arrays: dict[str, np.ndarray]) -> list[tuple[float, float, float]]:
-    """Return where markers and the letters beside some of them are, for labels to stay clear of."""
+    """Return the places of markers and of the letters beside them, for labels to stay clear of."""
     corners = arrays["checkpoint_xy"].tolist()
     markers = [*corners, *arrays["projected_xyd"][:, :2].tolist()]
     return [*((x, y, 0.0) for x, y in markers), *((x, y, 9.0) for x, y in corners)]
@@ -119,13 +122,13 @@ def _draw_kind(
     axes: "Axes", kind: str, projected: np.ndarray, named: list[dict[str, Any]], theme: Theme
 ) -> None:
     """Mark the projected checkpoints of a kind; how far they are off the plane is in the legend."""
-    chosen = [point for point, one in zip(projected, named, strict=True) if kind_of(one) == kind]
+    chosen = [point for point, one in zip(projected, named, strict=True) if mark_of(one) == kind]
     if not chosen:
         return
     x, y, distance = np.array(chosen).T
     off = f"{distance.min():.3g}" if len(chosen) == 1 else _span(distance)
     name = kind if len(chosen) == 1 else f"{len(chosen)} {kind}s"
-    style = _mark(kind, theme) | {"linestyle": "none"}
+    style = _marker(kind, theme) | {"linestyle": "none"}
     if kind == "checkpoint":
         style |= {"markersize": 4.5}
     axes.plot(x, y, **style, zorder=4, label=f"{name}, {off} off the plane")
@@ -135,7 +138,7 @@ def _span(distances: np.ndarray) -> str:
     return f"{distances.min():.3g} to {distances.max():.3g}"
 
 
-def _mark(kind: str, theme: Theme) -> dict[str, Any]:
+def _marker(kind: str, theme: Theme) -> dict[str, Any]:
     """Return a marker that stands out on any colour of the surface."""
     light = {"checkpoint": "#ffffff", "start": "#1b1f24", "average": "#0072b2"}
     style = marker_style(kind, theme)
@@ -161,47 +164,9 @@ def _annotate(axes: "Axes", text: str, x: float, y: float) -> None:
     )
 
 
-def kind_of(checkpoint: dict[str, Any]) -> str:
-    """Return how a checkpoint is marked: `average`, `start` or `checkpoint`."""
-    if checkpoint["name"] == START_NAME:
-        return "start"
-    return "average" if checkpoint["kind"] in ("average", "soup") else "checkpoint"
-
-
-def short_name(name: str) -> str:
-    """Return a checkpoint's name without its suffix."""
-    return name.removesuffix(".safetensors")
-
-
-def is_stale(description: dict[str, Any]) -> bool:
-    """Whether a network with BatchNorm was scored without recomputing its statistics."""
-    return bool(description.get("has_batchnorm")) and description.get("bn_samples") == 0
-
-
-def title_of(title: str, description: dict[str, Any]) -> str:
-    """Return a title that says so if BatchNorm statistics are stale."""
-    return f"{title}, {STALE}" if is_stale(description) else title
-
-
-def stale_sentence(description: dict[str, Any]) -> str:
-    """Return what is wrong with a picture if BatchNorm statistics are stale, or nothing."""
-    if not is_stale(description):
-        return ""
-    return (
-        f" {STALE}: the picture is wrong for this network, whose statistics fit no other weights."
-    )
-
-
-def warn_if_stale(figure: "Figure", description: dict[str, Any]) -> None:
-    """Write below a figure that it is wrong if BatchNorm statistics are stale."""
-    if is_stale(description):
-        text = f"{STALE}: wrong for this network"
-        figure.supxlabel(text, fontsize=9, fontweight="bold", x=0.01, ha="left")
-
-
 def _message(numbers: Numbers) -> str:
     arrays = numbers.arrays
-    names = [short_name(one["name"]) for one in numbers.description["checkpoints"]]
+    names = [bare_name(one["name"]) for one in numbers.description["checkpoints"]]
     errors = arrays["checkpoint_test_error"]
     scores = [
         f"{name} ({error:.2f} % test error)" if np.isfinite(error) else name
@@ -223,17 +188,17 @@ def _message(numbers: Numbers) -> str:
 
 
 def _where_average(numbers: Numbers, grid: np.ndarray, lowest: np.ndarray) -> str:
-    """Say where the average lies beside the lowest error, if there is one average."""
+    """Say how far the average lies from the lowest error, if there is one average."""
     arrays, description = numbers.arrays, numbers.description
     known = [*description["checkpoints"], *description["projected"]]
     places = [*arrays["checkpoint_xy"], *arrays["projected_xyd"][:, :2]]
-    found = [xy for one, xy in zip(known, places, strict=True) if kind_of(one) == "average"]
+    found = [xy for one, xy in zip(known, places, strict=True) if mark_of(one) == "average"]
     if len(found) != 1:
         return ""
     x, y = (float(number) for number in found[0])
     row, column = (int(np.argmin(np.abs(arrays[k] - at))) for k, at in (("y", y), ("x", x)))
     apart = float(np.hypot(*(found[0] - lowest)))
-    text = f" The average lies at ({x:.3g}, {y:.3g}) of the plane, {apart:.3g} from there"
+    text = f" The average lies at ({x:.3g}, {y:.3g}) on the plane, {apart:.3g} from there"
     above = grid[row, column] - np.nanmin(grid)
     if np.isnan(above):
         return f"{text}."

@@ -5,7 +5,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from swa_tools.records import Record, append_records
-from swa_tools.report.comparison_figure import comparison_picture, group_colors
+from swa_tools.report.figures.comparison import comparison_picture, group_colors
 from swa_tools.report.groups import replicates
 from swa_tools.report.runs import load_runs
 from swa_tools.report.style import LIGHT
@@ -93,15 +93,15 @@ def test_stars_are_hollow_at_the_end_of_a_running_average(write_run):
 def test_message_of_many_runs_tells_the_lowest_and_the_highest(write_run):
     folders = [write_run(f"r{i}", lr_max=float(i), average=60.0 + i) for i in range(6)]
     assert comparison_picture(load_runs(folders)).message == (
-        "Test error over the epochs of 6 kinds of run. At the end the lowest is the average of r5"
-        " 35.00 %, the highest the average of r0 40.00 %."
+        "Test error over the epochs of 6 kinds of run. At the end, the lowest is the average of r5,"
+        " 35.00 %; the highest is the average of r0, 40.00 %."
     )
 
 
 def test_message_of_few_runs_tells_all(write_run):
     folders = [write_run("a", average=61.0), write_run("b", n_cycles=1, top1=60.0)]
     message = comparison_picture(load_runs(folders)).message
-    assert "the average of a 39.00 %; the last checkpoint of b 39.00 %." in message
+    assert "the average of a, 39.00 %; the last checkpoint of b, 39.00 %." in message
 
 
 def test_long_names_are_shortened_in_the_legend_alone(write_run):

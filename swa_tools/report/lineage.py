@@ -1,4 +1,4 @@
-"""What `run.json` says of a run, and of the run that it continued."""
+"""What `run.json` says about a run, and about the runs that it continues."""
 
 import dataclasses
 import json
@@ -19,9 +19,9 @@ class Earlier:
     """The run whose end another one started from (`finetune --from`).
 
     Attributes:
-        n_epochs: Its own length up to there; None where it is not known.
-        start_digest: Of the weights that it started from itself; None where it is not known.
-        options: Of `finetune`; empty where they are not known.
+        n_epochs: Its own length up to that end; None if it is not known.
+        start_digest: Digest of the weights that it started from; None if it is not known.
+        options: Its options of `finetune`; empty if they are not known.
         earlier: The run that it continued in turn; None if it continued none.
     """
 
@@ -43,7 +43,7 @@ class Earlier:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return `run.json`, empty where there is none.
+    """Return `run.json`; empty if there is none.
 
     Raises:
         SwaToolsError: It cannot be read, or is something else.
@@ -75,15 +75,15 @@ def earlier_of(
 ) -> Earlier | None:
     """Return the run that another one continues; None if it continues none.
 
-    `run.json` says it under `earlier`. Where it does not, the earlier run's folder is looked for,
+    `run.json` describes it under `earlier`. If it does not, the earlier run's folder is looked for
     where it was and beside the later one; it counts if its end is the later one's start.
 
     Args:
-        folder: Of the later run.
+        folder: The later run's folder.
         description: Its `run.json`.
-        start: Digest of the weights that it starts from; None where it is not known.
+        start: Digest of the weights that it starts from; None if it is not known.
         others: Further folders that may be the earlier run.
-        seen: Folders that are not looked at again.
+        seen: Folders that need no second look.
     """
     from_run = _dict(description.get("options")).get("from_run")
     if not isinstance(from_run, str) or not from_run:

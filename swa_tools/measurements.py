@@ -1,0 +1,121 @@
+"""The format of measured surfaces: arrays in an `.npz`, and in JSON what they are.
+
+`landscape` writes these files, `report` reads them. The description stands beside the `.npz` as
+JSON and once more inside it, so that the one file is enough to draw the picture again.
+
+The arrays by kind; Y, X, T and P count rows, columns, positions and projected checkpoints:
+
+- `plane`: `x` and `y` of the grid; scores (Y, X); for its three checkpoints `checkpoint_xy` (3, 2)
+  and scores (3,) whose names begin with `checkpoint_`; `projected_xyd` (P, 3), d from the plane.
+- `rays`: distances `t` (T,); scores (checkpoints, rays, T).
+- `segment`: `t` (T,), 0 and 1 at the checkpoints; `position` (T,) in distances; scores (T,).
+- `trajectory`: the arrays of `landscape.trajectory.Trajectory`, and `lag_profile`.
+
+Scores are `train_loss`, `l2`, their sum `train_objective`, `train_error`, `test_loss`,
+`test_error`, and `is_correct_bits`, which tells for each validation image whether it is labelled
+right, eight images to a byte along a last axis.
+"""
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from swa_tools import __version__
+from swa_tools.errors import SwaToolsError
+
+SCHEMA = 1
+"""Version of the description."""
+
+SUFFIX = ".npz"
+
+DESCRIPTION = "description"
+"""The member of the `.npz` that holds the description; all others are arrays."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Arrays and what they are.
+
+    Attributes:
+        path: The file that holds them.
+        kind: `plane`, `rays`, `segment` or `trajectory`.
+        arrays: The arrays by name.
+        description: What was measured, on what, how.
+    """
+
+    path: Path
+    kind: str
+    arrays: dict[str, np.ndarray]
+    description: dict[str, Any]
+
+    @property
+    def has_stale_batchnorm(self) -> bool:
+        """Whether a network with BatchNorm was scored without recomputing its statistics."""
+        described = self.description
+        return bool(described.get("has_batchnorm")) and described.get("bn_samples") == 0
+
+
+def description_path(path: Path) -> Path:
+    """Return where the description of an `.npz` stands by itself."""
+    return path.with_suffix(".json")
+
+
+def describe(kind: str, **values: Any) -> dict[str, Any]:
+    """Return a description.
+
+    Args:
+        kind: `plane`, `rays`, `segment` or `trajectory`.
+        values: JSON values: what was measured, on what, how.
+    """
+    return {"schema": SCHEMA, "kind": kind, "swa_tools": __version__, **values}
+
+
+def description_text(description: Mapping[str, Any]) -> str:
+    """Return a description as JSON."""
+    return json.dumps(description, indent=2, allow_nan=False)
+
+
+def save_numbers(
+    file: IO[bytes], *, arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]
+) -> None:
+    """Write an `.npz` to an open file.
+
+    Args:
+        file: Where it goes.
+        arrays: The arrays by name.
+        description: What they are, from `describe`.
+    """
+    members: dict[str, Any] = {**arrays, DESCRIPTION: np.array(description_text(description))}
+    np.savez_compressed(file, **members)
+
+
+def read_numbers(path: Path) -> Numbers:
+    """Read an `.npz` of ours.
+
+    Raises:
+        SwaToolsError: It cannot be read, is another tool's, or was written by a newer version.
+    """
+    try:
+        # Opened here, since NumPy leaves a broken archive open.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        description = json.loads(str(arrays.pop(DESCRIPTION)))
+        kind, schema = description["kind"], description["schema"]
+    except OSError as error:
+        raise SwaToolsError(f"{path}: cannot read it: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise SwaToolsError(
+            f"{path}: expected the .npz of swa-tools plane, ray, segment or trajectory, found"
+            f" something else ({type(error).__name__})"
+        ) from error
+    if schema != SCHEMA:
+        raise SwaToolsError(
+            f"{path}: its description has schema {schema}, this version reads {SCHEMA}; update"
+            " swa-tools"
+        )
+    return Numbers(path=path, kind=kind, arrays=arrays, description=description)
