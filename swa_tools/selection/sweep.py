@@ -47,7 +47,7 @@ class SweepPoint:
 
     @property
     def name(self) -> str:
-        """What `average --running` calls its file."""
+        """The average's name in tables and records, such as `last-003`."""
         return f"{self.end}-{self.n:03d}"
 
 

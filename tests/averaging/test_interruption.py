@@ -86,7 +86,7 @@ def test_ctrl_c_waits_for_threads_that_still_write(checkpoints):
     paths = checkpoints({"w": np.ones(200_000)}, {"w": np.ones(200_000)})
     begun, finished = [], []
 
-    def sink(_output, _tensor, _offset, _data):
+    def sink(_tensor, _offset, _data):
         if threading.current_thread() is not threading.main_thread():
             begun.append(True)
             time.sleep(0.5)

@@ -351,7 +351,7 @@ def test_the_error_of_any_thread_ends_the_run(checkpoints, n_threads):
     paths = checkpoints({"w": np.ones(1_000_000)}, {"w": np.ones(1_000_000)})
     seen = itertools.count()
 
-    def sink(_output, _tensor, _offset, _data):
+    def sink(_tensor, _offset, _data):
         if next(seen) == 5:
             raise ZeroDivisionError("in the sink")
 
