@@ -46,9 +46,15 @@ def wait_for_temporary(process, folder):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("delay", [0, 0.05, 0.3])
-@pytest.mark.parametrize("earlier", [None, b"the earlier one"], ids=["new", "existing"])
+@pytest.mark.parametrize(
+    ("number", "delay", "earlier"),
+    [
+        (signal.SIGINT, 0, None),
+        (signal.SIGINT, 0.2, b"the earlier one"),
+        (signal.SIGTERM, 0, b"the earlier one"),
+        (signal.SIGTERM, 0.2, None),
+    ],
+)
 def test_a_signal_ends_the_command_and_leaves_nothing(tmp_path, inputs, number, delay, earlier):
     output = tmp_path / "out.safetensors"
     if earlier is not None:
