@@ -46,7 +46,16 @@ class AverageResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AverageOptions:
-    """How to average; see `average_checkpoints`."""
+    """How to average.
+
+    Attributes:
+        dtype: The dtype of the averaged tensors; by default the sources' own.
+        entry: Which weights to take from pickled files that hold several.
+        allow_nonfinite: Whether NaN and Inf may pass.
+        force: Whether an existing output may be replaced.
+        n_threads: How many threads work; by default one per core, up to 8.
+        on_bytes: Called with the number of bytes read since its last call, for progress.
+    """
 
     dtype: str | None = None
     entry: str | None = None
@@ -67,9 +76,9 @@ def average_checkpoints(
 ) -> AverageResult:
     """Average checkpoints into one safetensors file, streaming, in constant memory.
 
-    Sums are in float64 and converted once at the end. Running statistics of BatchNorm are averaged
-    like weights and are stale from then on: recompute them with `update_bn`. The same inputs give
-    the same bytes, on any number of threads.
+    Sums are in float64 and converted once at the end. BatchNorm's running statistics are averaged
+    like weights, which leaves them stale: recompute them with `update_bn`. The same inputs give the
+    same bytes, on any number of threads.
 
     Args:
         paths: The checkpoints; see `open_checkpoint` for the formats.
@@ -78,11 +87,7 @@ def average_checkpoints(
         weighting: `Uniform` by default.
         include_init: Whether the first path is the starting point ŵ, for the metadata.
         kind: What the metadata calls the output.
-        options: `dtype`: of the averaged tensors, by default that of the sources. `entry`: which
-            weights to take from pickled files that hold several. `allow_nonfinite`: whether NaN
-            and Inf may pass. `force`: whether an output may be replaced. `n_threads`: by default
-            one for each core, up to 8. `on_bytes`: called with the number of bytes read since its
-            last call.
+        options: How to average.
 
     Raises:
         CheckpointError: A source cannot be read, does not belong with the others, or changed.

@@ -2,8 +2,8 @@
 
 Every tensor is cut into blocks of `BLOCK_ELEMENTS` elements. A thread takes a block, reads it from
 one source after the other into one buffer, adds it to a float64 accumulator (complex64 counts as
-pairs of float32), divides, converts once, and hands the result on. Memory is a few blocks a
-thread, whatever the number of checkpoints and the size of their tensors. The order of the
+pairs of float32), divides, converts once, and passes the result on. It takes a few blocks of memory
+per thread, whatever the number of checkpoints and the size of their tensors. The order of the
 additions is that of the sources, so the result does not depend on the number of threads.
 """
 
@@ -50,7 +50,7 @@ def run_average(
     on_bytes: Callable[[int], None] | None = None,
     n_threads: int | None = None,
 ) -> Digests:
-    """Read every source once, average, and give the results to the sink block by block.
+    """Read every source once, average, and give the result to the sink block by block.
 
     Args:
         plan: From `plan_average`.
@@ -60,7 +60,7 @@ def run_average(
         n_threads: By default one per core, up to `MAX_THREADS`.
 
     Raises:
-        CheckpointError: A source cannot be read or changed meanwhile, holds NaN or Inf, or
+        CheckpointError: A source cannot be read, changed while it was read, holds NaN or Inf, or
             differs from the others in a tensor that must be equal in all.
     """
     work = _Work(plan, sink, allow_nonfinite=allow_nonfinite, on_bytes=on_bytes)
@@ -187,7 +187,7 @@ class _Work:
         )
 
     def run_block(self, block: Block, workspace: Workspace) -> None:
-        """Read one block from every source and hand on what becomes of it."""
+        """Read one block from every source and give the sink the result."""
         make = self._average if block.tensor.action == "average" else self._copy
         sources, data = make(block, workspace)
         self._sink(block.tensor, block.span(block.tensor.output_dtype)[0], data)

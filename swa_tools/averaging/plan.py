@@ -42,8 +42,8 @@ class AveragePlan:
 
     Attributes:
         checkpoints: The open sources, in order.
-        weighting: Name of the weighting.
-        coefficients: Factor of each source; the sum is divided by `divisor`.
+        weighting: The name of the weighting.
+        coefficients: The factor of each source; their weighted sum is divided by `divisor`.
         tensors: What becomes of each tensor, in the order of the first source's bytes.
         ties: Names that stand for another tensor's.
     """
@@ -61,12 +61,12 @@ class AveragePlan:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of all sources."""
+        """Size of all sources together."""
         return sum(checkpoint.n_bytes for checkpoint in self.checkpoints)
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of the tensors of one output."""
+        """Size of the output's tensors."""
         return sum(tensor_bytes(tensor.output_dtype, tensor.shape) for tensor in self.tensors)
 
     @property

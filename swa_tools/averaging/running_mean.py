@@ -61,7 +61,7 @@ class RunningMean:
             if action_of(name, dtypes[name]) != "average":
                 self._copies[name] = array.copy()
             elif name in self._sums:
-                self._sums[name] += _widen(array)
+                self._sums[name] += array
             else:
                 self._sums[name] = _widen(array)
         self.n_averaged += 1

@@ -26,7 +26,7 @@ class SoupStep:
     Attributes:
         path: Its file.
         alone: Its own score.
-        together: Score of the soup so far with it, BatchNorm recomputed.
+        together: The score of the soup so far plus this candidate, BatchNorm recomputed.
         is_taken: Whether it is in the soup.
     """
 

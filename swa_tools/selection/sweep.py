@@ -32,7 +32,7 @@ class SweepPoint:
         end: Whether it is of the first or of the last checkpoints.
         sources: Which ones.
         bn: State of its BatchNorm statistics: `updated`, or `none` without BatchNorm.
-        score: Of it.
+        score: The average's score.
     """
 
     end: End
