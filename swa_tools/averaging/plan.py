@@ -124,11 +124,10 @@ def _plan_tensor(name: str, checkpoints: Sequence[Checkpoint], dtype: str | None
     dtypes = [first.dtype]
     for other in checkpoints[1:]:
         found = other.tensors[name]
-        files = {"where": str(other.path), "first": str(checkpoints[0].path)}
         if found.shape != first.shape:
-            raise differs(name, "shape", found.shape, expected=first.shape, **files)
+            raise _differs(name, "shape", checkpoints[0], other)
         if found.dtype != first.dtype and not (dtype and _both_averaged(first, found)):
-            error = differs(name, "dtype", found.dtype, expected=first.dtype, **files)
+            error = _differs(name, "dtype", checkpoints[0], other)
             raise CheckpointError(f"{error}; give --dtype to say what to write")
         dtypes.append(found.dtype)
     action = action_of(name, first.dtype)
@@ -143,3 +142,9 @@ def _both_averaged(one: TensorInfo, other: TensorInfo) -> bool:
         and DTYPES[other.dtype].averaged
         and (one.dtype == "C64") == (other.dtype == "C64")
     )
+
+
+def _differs(name: str, what: str, one: Checkpoint, other: Checkpoint) -> CheckpointError:
+    expected, found = getattr(one.tensors[name], what), getattr(other.tensors[name], what)
+    where, first = str(other.path), str(one.path)
+    return differs(name, what, found, expected=expected, where=where, first=first)

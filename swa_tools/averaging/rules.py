@@ -3,7 +3,7 @@
 The block kernel, the plans that it runs and the running mean all keep to these.
 """
 
-from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from typing import Literal
 
 from swa_tools.checkpoints.dtypes import DTYPES
@@ -31,7 +31,7 @@ def action_of(name: str, dtype: str) -> Action:
 
 
 def check_names(
-    found: Collection[str], expected: Collection[str], *, where: str, first: str
+    found: AbstractSet[str], expected: AbstractSet[str], *, where: str, first: str
 ) -> None:
     """Check that two checkpoints have the same tensors.
 
@@ -44,6 +44,8 @@ def check_names(
     Raises:
         CheckpointError: They have not.
     """
+    if found == expected:
+        return
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
     parts = []
@@ -51,8 +53,7 @@ def check_names(
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             parts.append(f"{what} {names[0]!r}{more}")
-    if parts:
-        raise CheckpointError(f"{where}: not of the same model as {first}: {'; '.join(parts)}")
+    raise CheckpointError(f"{where}: not of the same model as {first}: {'; '.join(parts)}")
 
 
 def differs(
