@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from swa_tools.averaging import (
-        AverageOptions,
-        average_checkpoints,
-        average_running,
-        iterate_average,
-    )
+    from swa_tools.averaging import AverageOptions, average_checkpoints, iterate_average
     from swa_tools.batchnorm import update_bn
     from swa_tools.checkpoints import find_checkpoints, open_checkpoint, write_checkpoint
     from swa_tools.errors import SwaToolsError
@@ -25,7 +20,6 @@ _MODULES = {
     "AverageOptions": "averaging",
     "SwaToolsError": "errors",
     "average_checkpoints": "averaging",
-    "average_running": "averaging",
     "create_model": "models",
     "evaluate": "evaluation",
     "find_checkpoints": "checkpoints",
@@ -40,7 +34,6 @@ __all__ = [
     "AverageOptions",
     "SwaToolsError",
     "average_checkpoints",
-    "average_running",
     "create_model",
     "evaluate",
     "find_checkpoints",

@@ -38,6 +38,8 @@ MAY_IMPORT = {
     "cli": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
     "__main__": frozenset({"cli"}),
 }
+ALSO = {"training": "swa_tools.averaging.running_mean"}
+"""A single module of another layer, beside those above."""
 LIGHT = (
     *("__init__", "__main__", "errors", "statistics", "records", "measurements"),
     *("checkpoints", "averaging", "report", "cli"),
@@ -142,7 +144,9 @@ def offences(imports: dict[str, list[Import]]) -> list[str]:
         found += [
             f"{importer}:{item.line} imports {item.module}"
             for item in items
-            if is_ours(item.module) and layer_of(item.module) not in allowed
+            if is_ours(item.module)
+            and layer_of(item.module) not in allowed
+            and item.module != ALSO.get(own)
         ]
     return found
 

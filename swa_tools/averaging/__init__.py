@@ -1,4 +1,4 @@
-"""Average checkpoint files offline: weightings, plan, the streaming kernel. No torch."""
+"""Average checkpoint files offline: weightings, plan, streaming kernel, running mean. No torch."""
 
 from swa_tools.averaging.average import (
     AverageOptions,
@@ -8,10 +8,10 @@ from swa_tools.averaging.average import (
 )
 from swa_tools.averaging.choose import Selection, select
 from swa_tools.averaging.describe import describe
-from swa_tools.averaging.duplicates import Duplicate, find_duplicates
 from swa_tools.averaging.kernel import iterate_average, run_average
 from swa_tools.averaging.plan import AveragePlan, TensorPlan, plan_average
-from swa_tools.averaging.running import average_running, iterate_running
+from swa_tools.averaging.running_mean import RunningMean, iterate_running
+from swa_tools.averaging.same_weights import Duplicate, find_duplicates
 from swa_tools.averaging.weighting import Ema, Interpolate, Uniform, Weighting, Weights
 
 __all__ = [
@@ -21,13 +21,13 @@ __all__ = [
     "Duplicate",
     "Ema",
     "Interpolate",
+    "RunningMean",
     "Selection",
     "TensorPlan",
     "Uniform",
     "Weighting",
     "Weights",
     "average_checkpoints",
-    "average_running",
     "describe",
     "find_duplicates",
     "iterate_average",

@@ -31,9 +31,9 @@ class AverageResult:
     Attributes:
         path: The output.
         digest: Content digest of its tensors.
-        metadata: What it says of itself.
-        n_averaged, n_copied: Number of tensors of either kind.
-        bytes_read: Bytes of all sources.
+        metadata: The output's metadata.
+        n_averaged, n_copied: How many tensors were averaged, and how many copied.
+        bytes_read: Size of all sources together.
     """
 
     path: Path
@@ -46,7 +46,16 @@ class AverageResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AverageOptions:
-    """How to average; see `average_checkpoints`."""
+    """How to average.
+
+    Attributes:
+        dtype: The dtype of the averaged tensors; by default the sources' own.
+        entry: Which weights to take from pickled files that hold several.
+        allow_nonfinite: Whether NaN and Inf may pass.
+        force: Whether an existing output may be replaced.
+        n_threads: How many threads work; by default one per core, up to 8.
+        on_bytes: Called with the number of bytes read since its last call, for progress.
+    """
 
     dtype: str | None = None
     entry: str | None = None
@@ -67,9 +76,9 @@ def average_checkpoints(
 ) -> AverageResult:
     """Average checkpoints into one safetensors file, streaming, in constant memory.
 
-    Sums are in float64 and converted once at the end. Running statistics of BatchNorm are averaged
-    like weights and are stale from then on: recompute them with `update_bn`. The same inputs give
-    the same bytes, on any number of threads.
+    Sums are in float64 and converted once at the end. BatchNorm's running statistics are averaged
+    like weights, which leaves them stale: recompute them with `update_bn`. The same inputs give the
+    same bytes, on any number of threads.
 
     Args:
         paths: The checkpoints; see `open_checkpoint` for the formats.
@@ -78,11 +87,7 @@ def average_checkpoints(
         weighting: `Uniform` by default.
         include_init: Whether the first path is the starting point ŵ, for the metadata.
         kind: What the metadata calls the output.
-        options: `dtype`: of the averaged tensors, by default that of the sources. `entry`: which
-            weights to take from pickled files that hold several. `allow_nonfinite`: whether NaN
-            and Inf may pass. `force`: whether an output may be replaced. `n_threads`: by default
-            one for each core, up to 8. `on_bytes`: called with the number of bytes read since its
-            last call.
+        options: How to average.
 
     Raises:
         CheckpointError: A source cannot be read, does not belong with the others, or changed.
@@ -93,75 +98,38 @@ def average_checkpoints(
         plan = plan_average(checkpoints, weighting or Uniform(), dtype=options.dtype)
         metadata = describe(plan, include_init=include_init, kind=kind)
         if not str(output).endswith("/"):
-            target = Output(Path(output), metadata, range(len(checkpoints)))
-            return write_averages(plan, [target], options)[0]
+            return _write(plan, Path(output), metadata, options)
         config = model_config(checkpoints[-1], metadata)
         with model_folder(Path(output), config, force=options.force) as path:
-            target = Output(path, metadata, range(len(checkpoints)))
-            return write_averages(plan, [target], options)[0]
+            return _write(plan, path, metadata, options)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Output:
-    """A file to write, what it says of itself, and the positions of its sources in the plan."""
-
-    path: Path
-    metadata: CheckpointMetadata
-    sources: range
-
-
-def write_averages(
-    plan: AveragePlan, outputs: Sequence[Output], options: AverageOptions, *, running: bool = False
-) -> list[AverageResult]:
-    """Run the kernel once and write its outputs; they appear when all has been read.
-
-    Args:
-        plan: From `plan_average`.
-        outputs: In the order of `run_average`.
-        options: See `average_checkpoints`.
-        running: See `run_average`.
-
-    Raises:
-        CheckpointError, OutputError: As `average_checkpoints`.
-    """
-    for output in outputs:
-        check_output(output.path, force=options.force)
-        _check_not_a_source(output.path, plan.checkpoints)
+def _write(
+    plan: AveragePlan, path: Path, metadata: CheckpointMetadata, options: AverageOptions
+) -> AverageResult:
+    """Run the kernel into a file, which appears when everything has been read."""
+    check_output(path, force=options.force)
+    _check_not_a_source(path, plan.checkpoints)
     layout = {tensor.name: (tensor.output_dtype, tensor.shape) for tensor in plan.tensors}
-    with contextlib.ExitStack() as stack:
-        writers = []
-        for output in outputs:
-            file = stack.enter_context(atomic_output(output.path, force=options.force))
-            metadata = file_metadata(output.metadata, plan.ties)
-            writers.append(SafetensorsWriter(file, layout, metadata))
+    with atomic_output(path, force=options.force) as file:
+        writer = SafetensorsWriter(file, layout, file_metadata(metadata, plan.ties))
 
-        def write(number: int, tensor: TensorPlan, offset: int, data: memoryview) -> None:
-            writers[number].write(tensor.name, offset, data)
+        def write(tensor: TensorPlan, offset: int, data: memoryview) -> None:
+            writer.write(tensor.name, offset, data)
 
         digests = run_average(
             plan,
             write,
-            running=running,
             allow_nonfinite=options.allow_nonfinite,
             on_bytes=options.on_bytes,
             n_threads=options.n_threads,
         )
-        results = []
-        for output, writer, digest in zip(outputs, writers, digests.outputs, strict=True):
-            sources = [digests.sources[i] for i in output.sources]
-            described = with_digests(output.metadata, sources)
-            writer.replace_metadata(file_metadata(described, plan.ties))
-            results.append(_result(output.path, digest, described, plan))
-    return results
-
-
-def _result(
-    path: Path, digest: str, metadata: CheckpointMetadata, plan: AveragePlan
-) -> AverageResult:
+        metadata = with_digests(metadata, digests.sources)
+        writer.replace_metadata(file_metadata(metadata, plan.ties))
     n_averaged = sum(tensor.action == "average" for tensor in plan.tensors)
     return AverageResult(
         path=path,
-        digest=digest,
+        digest=digests.output,
         metadata=metadata,
         n_averaged=n_averaged,
         n_copied=len(plan.tensors) - n_averaged,

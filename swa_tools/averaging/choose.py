@@ -24,8 +24,8 @@ class Selection:
         first: That many from the beginning.
         last: That many from the end.
         top: The n best by `metric`, in their order. Ties go to the later checkpoint. Applied last.
-        metric: Its name, such as `top1`, `nll`, `eval_top1`, `metric`.
-        lowest: Whether low values of it are good.
+        metric: The metric's name, such as `top1`, `nll`, `eval_top1`, `metric`.
+        lowest: Whether lower values of the metric are better.
     """
 
     every: int | None = None

@@ -3,18 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
 
+from swa_tools.averaging.rules import RUNNING_STATISTICS, Action, action_of, check_names, differs
 from swa_tools.averaging.weighting import Weighting
 from swa_tools.checkpoints import Checkpoint
 from swa_tools.checkpoints.dtypes import DTYPES
 from swa_tools.checkpoints.header import TensorInfo, tensor_bytes
 from swa_tools.errors import CheckpointError
-
-Action = Literal["average", "last", "equal"]
-
-BATCH_COUNTER = "num_batches_tracked"
-RUNNING_STATISTICS = ("running_mean", "running_var")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,8 +21,7 @@ class TensorPlan:
         dtypes: Its dtype in each checkpoint.
         shape: Its shape, the same in all.
         output_dtype: Its dtype in the output.
-        action: `average`; `last`: taken from the last checkpoint (`num_batches_tracked`);
-            `equal`: must be the same in all (integers, booleans, packed formats).
+        action: What becomes of it; see `rules.Action`.
     """
 
     name: str
@@ -48,8 +42,8 @@ class AveragePlan:
 
     Attributes:
         checkpoints: The open sources, in order.
-        weighting: Name of the weighting.
-        coefficients: Factor of each source; the sum is divided by `divisor`.
+        weighting: The name of the weighting.
+        coefficients: The factor of each source; their weighted sum is divided by `divisor`.
         tensors: What becomes of each tensor, in the order of the first source's bytes.
         ties: Names that stand for another tensor's.
     """
@@ -67,12 +61,12 @@ class AveragePlan:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of all sources."""
+        """Size of all sources together."""
         return sum(checkpoint.n_bytes for checkpoint in self.checkpoints)
 
     @property
     def bytes_written(self) -> int:
-        """Bytes of the tensors of one output."""
+        """Size of the output's tensors."""
         return sum(tensor_bytes(tensor.output_dtype, tensor.shape) for tensor in self.tensors)
 
     @property
@@ -105,8 +99,12 @@ def plan_average(
     if not first.tensors:
         raise CheckpointError(f"{first.path}: there are no tensors in it")
     for other in checkpoints[1:]:
-        if other.tensors.keys() != first.tensors.keys():
-            raise _other_names(first, other)
+        check_names(
+            other.tensors.keys(),
+            first.tensors.keys(),
+            where=str(other.path),
+            first=str(first.path),
+        )
         if other.ties != first.ties:
             raise CheckpointError(
                 f"{other.path}: other tensors are tied than in {first.path}:"
@@ -129,15 +127,12 @@ def _plan_tensor(name: str, checkpoints: Sequence[Checkpoint], dtype: str | None
         if found.shape != first.shape:
             raise _differs(name, "shape", checkpoints[0], other)
         if found.dtype != first.dtype and not (dtype and _both_averaged(first, found)):
-            raise _differs(name, "dtype", checkpoints[0], other)
+            error = _differs(name, "dtype", checkpoints[0], other)
+            raise CheckpointError(f"{error}; give --dtype to say what to write")
         dtypes.append(found.dtype)
-    action: Action = "equal"
-    output_dtype = first.dtype
-    if DTYPES[first.dtype].averaged:
-        action = "average"
-        output_dtype = dtype if dtype and first.dtype != "C64" else first.dtype
-    elif name.rpartition(".")[2] == BATCH_COUNTER:
-        action = "last"
+    action = action_of(name, first.dtype)
+    is_converted = action == "average" and first.dtype != "C64"
+    output_dtype = dtype if dtype and is_converted else first.dtype
     return TensorPlan(name, tuple(dtypes), first.shape, output_dtype, action)
 
 
@@ -151,20 +146,5 @@ def _both_averaged(one: TensorInfo, other: TensorInfo) -> bool:
 
 def _differs(name: str, what: str, one: Checkpoint, other: Checkpoint) -> CheckpointError:
     expected, found = getattr(one.tensors[name], what), getattr(other.tensors[name], what)
-    remedy = "; give --dtype to say what to write" if what == "dtype" else ""
-    return CheckpointError(
-        f"{other.path}: tensor {name!r} has {what} {found}, in {one.path} it has {expected}{remedy}"
-    )
-
-
-def _other_names(one: Checkpoint, other: Checkpoint) -> CheckpointError:
-    missing = [name for name in one.tensors if name not in other.tensors]
-    extra = [name for name in other.tensors if name not in one.tensors]
-    parts = []
-    for names, what in ((missing, "lacks"), (extra, "has besides")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            parts.append(f"{what} {names[0]!r}{more}")
-    return CheckpointError(
-        f"{other.path}: not of the same model as {one.path}: it {' and '.join(parts)}"
-    )
+    where, first = str(other.path), str(one.path)
+    return differs(name, what, found, expected=expected, where=where, first=first)

@@ -43,7 +43,7 @@ COUNT = click.IntRange(min=1)
 
 SECTIONS = {
     "Which checkpoints": "every first last top metric lowest include_init",
-    "How": "weights ema interpolate allow_negative running dtype allow_nonfinite",
+    "How": "weights ema interpolate allow_negative dtype allow_nonfinite",
     "BatchNorm and scores, with images": "data train_dir val_dir dataset estimator n_samples"
     " view train_mode batch_size device workers amp channels_last skip_bad_images seed results",
     "Files of other tools": "model model_kwargs num_classes image_size entry",
@@ -70,7 +70,6 @@ SECTIONS = {
 @click.option("--interpolate", type=float, metavar="T", help="(1 - T) x first + T x second.")
 @click.option("--allow-negative", is_flag=True, help="Let factors be negative.")
 @click.option("--include-init", is_flag=True, help="Count the run's starting point once, too.")
-@click.option("--running", is_flag=True, help="Averages of the first n and last n, into a folder.")
 @click.option("--dtype", metavar="DTYPE", help="Write this dtype: F32, BF16, F16, …")
 @click.option("--allow-nonfinite", is_flag=True, help="Let NaN and Inf pass.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and stop.")
@@ -98,7 +97,6 @@ def command(
     interpolate: float | None,
     allow_negative: bool,
     include_init: bool,
-    running: bool,
     dtype: str | None,
     entry: str | None,
     allow_nonfinite: bool,
@@ -121,7 +119,6 @@ def command(
         AverageOptions,
         Selection,
         average_checkpoints,
-        average_running,
         open_all,
         select,
     )
@@ -133,10 +130,6 @@ def command(
     )
     if output is None and not only_plan:
         raise click.UsageError("Missing option '-o' / '--output'.")
-    if running and (weighting.name != "uniform" or include_init):
-        raise click.UsageError(
-            "--running averages uniformly; leave out weights and --include-init."
-        )
     paths = select(find_checkpoints(checkpoints), selection, entry=entry)
     if include_init:
         paths = [_start_of(paths), *paths]
@@ -145,14 +138,14 @@ def command(
         kept = without_duplicates(opened)
         if only_plan or verbose:
             _print_plan(kept, weighting, dtype=dtype, as_json=as_json and only_plan)
-    if output is not None and not running and not output.endswith("/"):
+    if output is not None and not output.endswith("/"):
         check_output(Path(output), force=force)
     if only_plan or output is None:
         return
     paths = [checkpoint.path for checkpoint in kept]
     options = AverageOptions(dtype=dtype, entry=entry, allow_nonfinite=allow_nonfinite, force=force)
     if given["data"] or given["train_dir"] or given["val_dir"]:
-        if running or output.endswith("/"):
+        if output.endswith("/"):
             raise click.UsageError("With --data the output is one file.")
         check_results(results)
         given |= {"entry": entry}
@@ -176,15 +169,10 @@ def command(
     n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     with progress("averaging", n_bytes or None, unit="bytes") as advance:
         options = dataclasses.replace(options, on_bytes=advance)
-        if running:
-            written = average_running(paths, output, options=options)
-        else:
-            written = [
-                average_checkpoints(
-                    paths, output, weighting=weighting, include_init=include_init, options=options
-                )
-            ]
-    _print_results(written, as_json=as_json)
+        result = average_checkpoints(
+            paths, output, weighting=weighting, include_init=include_init, options=options
+        )
+    _print_result(result, as_json=as_json)
 
 
 def _weighting(
@@ -278,31 +266,26 @@ def _plan_document(plan: "AveragePlan") -> dict[str, Any]:
     }
 
 
-def _print_results(results: "Sequence[AverageResult]", *, as_json: bool) -> None:
+def _print_result(result: "AverageResult", *, as_json: bool) -> None:
     if as_json:
-        documents = [
-            {
-                "path": str(result.path),
-                "digest": result.digest,
-                "n_averaged": result.n_averaged,
-                "n_copied": result.n_copied,
-                "bytes_read": result.bytes_read,
-                "metadata": dataclasses.asdict(result.metadata),
-            }
-            for result in results
-        ]
-        print_json(documents[0] if len(documents) == 1 else documents)
+        document = {
+            "path": str(result.path),
+            "digest": result.digest,
+            "n_averaged": result.n_averaged,
+            "n_copied": result.n_copied,
+            "bytes_read": result.bytes_read,
+            "metadata": dataclasses.asdict(result.metadata),
+        }
+        print_json(document)
         return
-    for result in results:
-        average = result.metadata.average
-        n_sources = len(average.sources) if average else 0
-        click.echo(
-            f"{result.path}: the average of {n_sources} checkpoint{'s'[: n_sources != 1]},"
-            f" {result.n_averaged} tensors"
-            f" averaged, {result.n_copied} copied"
-        )
-    if results[0].metadata.bn.state != "none" and results[-1].metadata.bn.state == "stale":
+    average = result.metadata.average
+    n_sources = len(average.sources) if average else 0
+    click.echo(
+        f"{result.path}: the average of {n_sources} checkpoint{'s'[: n_sources != 1]},"
+        f" {result.n_averaged} tensors averaged, {result.n_copied} copied"
+    )
+    if result.metadata.bn.state == "stale":
         click.echo(
             "Its BatchNorm statistics are stale: recompute them with `swa-tools update-bn"
-            f" {results[0].path} --data DIR -o FILE` before it is used."
+            f" {result.path} --data DIR -o FILE` before it is used."
         )

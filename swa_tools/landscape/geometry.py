@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swa_tools.averaging import Uniform, plan_average
-from swa_tools.averaging.plan import RUNNING_STATISTICS
+from swa_tools.averaging.rules import RUNNING_STATISTICS
 from swa_tools.checkpoints import Checkpoint
 from swa_tools.checkpoints.dtypes import DTYPES, numpy_dtype
 from swa_tools.errors import CheckpointError

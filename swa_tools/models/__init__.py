@@ -8,6 +8,7 @@ from swa_tools.models.state_dicts import (
     load_into,
     load_state_dict,
     save_state_dict,
+    to_arrays,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "load_state_dict",
     "replace_head",
     "save_state_dict",
+    "to_arrays",
 ]

@@ -52,6 +52,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> dict[str, to
     }
 
 
+def to_arrays(state_dict: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Return tensors as arrays, those that are contiguous on the CPU on the same memory."""
+    return {name: _to_numpy(tensor) for name, tensor in state_dict.items()}
+
+
 def save_state_dict(
     path: str | Path,
     state_dict: Mapping[str, torch.Tensor],
@@ -71,8 +76,7 @@ def save_state_dict(
         OutputError: The output exists and `force` is not set, or cannot be written.
         CheckpointError: safetensors has no such dtype.
     """
-    arrays = {name: _to_numpy(tensor) for name, tensor in state_dict.items()}
-    write_checkpoint(path, arrays, metadata, force=force)
+    write_checkpoint(path, to_arrays(state_dict), metadata, force=force)
 
 
 def load_into(module: nn.Module, state_dict: Mapping[str, torch.Tensor], *, where: str) -> None:

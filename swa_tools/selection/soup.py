@@ -5,18 +5,16 @@ the average if the average's top-1 on these images does not fall; otherwise it i
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from swa_tools.averaging import AverageOptions, average_checkpoints
+from swa_tools.averaging import AverageOptions, RunningMean, average_checkpoints
 from swa_tools.batchnorm import BnOptions, Recomputation, update_checkpoint
 from swa_tools.checkpoints import check_output
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.evaluation import EvaluationOptions, Score, evaluate_checkpoints
-from swa_tools.models import load_state_dict
+from swa_tools.models import from_arrays, load_state_dict, to_arrays
 from swa_tools.selection.scored_average import Watch, shared_folder, unwatched
 from swa_tools.selection.trial import Trial, open_trial
 
@@ -28,7 +26,7 @@ class SoupStep:
     Attributes:
         path: Its file.
         alone: Its own score.
-        together: Score of the soup so far with it, BatchNorm recomputed.
+        together: The score of the soup so far plus this candidate, BatchNorm recomputed.
         is_taken: Whether it is in the soup.
     """
 
@@ -135,47 +133,20 @@ def _choose(
             paths, held_out, options=trial.evaluation, context=trial.context, on_batch=done
         )
     ranked = sorted(alone.checkpoints, key=lambda one: -one.score.n_correct)
-    soup, best = _Sum(), 0
+    soup, best = RunningMean(), 0
     steps: list[SoupStep] = []
     with watch("trying soups", len(ranked) * trial.n_images) as done:
         for candidate in ranked:
-            state_dict = load_state_dict(candidate.path, entry=trial.evaluation.entry)
+            arrays = to_arrays(load_state_dict(candidate.path, entry=trial.evaluation.entry))
             name = f"the soup with {candidate.name}"
-            together = trial.score({name: soup.mean_with(state_dict)}, on_batch=done)[name]
+            mean = from_arrays(soup.mean_with(arrays, where=str(candidate.path)), where=name)
+            together = trial.score({name: mean}, on_batch=done)[name]
             is_taken = not steps or together.n_correct >= best
             if is_taken:
-                soup.add(state_dict)
+                soup.add(arrays, where=str(candidate.path))
                 best = together.n_correct
             step = SoupStep(
                 path=candidate.path, alone=candidate.score, together=together, is_taken=is_taken
             )
             steps.append(step)
     return steps
-
-
-class _Sum:
-    """The sum of state dicts, in float64."""
-
-    def __init__(self) -> None:
-        self._n = 0
-        self._sums: dict[str, torch.Tensor] = {}
-
-    def add(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """Add one more."""
-        self._sums = self._plus(state_dict)
-        self._n += 1
-
-    def mean_with(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the mean of all so far and one more; what is no float is that of the last."""
-        sums = self._plus(state_dict)
-        return {
-            name: (sums[name] / (self._n + 1)).to(tensor.dtype) if name in sums else tensor
-            for name, tensor in state_dict.items()
-        }
-
-    def _plus(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {
-            name: tensor.double() + self._sums.get(name, 0.0)
-            for name, tensor in state_dict.items()
-            if tensor.is_floating_point()
-        }

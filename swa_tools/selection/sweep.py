@@ -32,7 +32,7 @@ class SweepPoint:
         end: Whether it is of the first or of the last checkpoints.
         sources: Which ones.
         bn: State of its BatchNorm statistics: `updated`, or `none` without BatchNorm.
-        score: Of it.
+        score: The average's score.
     """
 
     end: End
@@ -47,7 +47,7 @@ class SweepPoint:
 
     @property
     def name(self) -> str:
-        """What `average --running` calls its file."""
+        """The average's name in tables and records, such as `last-003`."""
         return f"{self.end}-{self.n:03d}"
 
 

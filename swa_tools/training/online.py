@@ -5,51 +5,53 @@ from typing import Any
 
 import torch
 
+from swa_tools.averaging.running_mean import RunningMean
 from swa_tools.checkpoints import AverageInfo, SourceInfo
+from swa_tools.errors import TrainingError
+from swa_tools.models import from_arrays, to_arrays
+
+NAME = "the average of the captures"
 
 
 class OnlineAverage:
-    """The running average of the captures: w̄ ← (n·w̄ + w)/(n + 1).
+    """The average of the captures so far.
 
-    It is kept in float64 on the CPU, so it takes nothing of the GPU's memory and n additions lose
-    nothing that shows in float32. Integer tensors come from the last capture.
+    Its sums are kept in float64 on the CPU, so it takes no memory of the GPU, and it equals the
+    average of the files bit for bit. NaN and Inf pass: the run itself looks for them.
 
     Args:
         include_init: Whether the starting weights are added first, as Algorithm 1 is printed;
             without them it is the text of section 3.2 and the authors' CIFAR code.
-
-    Attributes:
-        n_averaged: How many captures it holds.
     """
 
     def __init__(self, *, include_init: bool = False) -> None:
         self._include_init = include_init
-        self.n_averaged = 0
-        self._tensors: dict[str, torch.Tensor] = {}
+        self._mean = RunningMean(allow_nonfinite=True)
         self._sources: list[tuple[str, str]] = []
+
+    @property
+    def n_averaged(self) -> int:
+        """How many sets of weights it holds."""
+        return self._mean.n_averaged
 
     def add(self, state_dict: Mapping[str, torch.Tensor], *, name: str, digest: str) -> None:
         """Add a capture.
 
         Args:
-            state_dict: On any device.
-            name: Of its file.
-            digest: Of its tensors.
+            state_dict: Tensors on any device.
+            name: The name of its file.
+            digest: The digest of its tensors.
+
+        Raises:
+            CheckpointError: A tensor that cannot be averaged is not what it was at the first
+                capture; `num_batches_tracked` may change.
         """
-        for key, tensor in state_dict.items():
-            value = tensor.detach().cpu()
-            if value.is_floating_point() and self.n_averaged:
-                average = self._tensors[key]
-                average += (value - average) / (self.n_averaged + 1)
-            else:
-                dtype = torch.float64 if value.is_floating_point() else value.dtype
-                self._tensors[key] = value.to(dtype, copy=True)
+        self._mean.add(to_arrays(state_dict), where=name)
         self._sources.append((name, digest))
-        self.n_averaged += 1
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return the average as a state_dict, floating-point tensors in float64."""
-        return dict(self._tensors)
+        """Return the average as a state_dict, in the captures' own dtypes."""
+        return from_arrays(self._mean.mean(), where=NAME)
 
     def info(self) -> AverageInfo:
         """Return what the average's metadata says of its sources."""
@@ -61,10 +63,21 @@ class OnlineAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs."""
-        return {"tensors": dict(self._tensors), "sources": list(self._sources)}
+        state = self._mean.state_dict()
+        tensors = {kind: from_arrays(state[kind], where=NAME) for kind in ("sums", "copies")}
+        return {"mean": {**state, **tensors}, "sources": list(self._sources)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the state of an earlier average."""
-        self._tensors = {name: tensor.clone() for name, tensor in state["tensors"].items()}
+        """Take over the state of an earlier average.
+
+        Raises:
+            TrainingError: It was written by a version that kept other numbers.
+        """
+        if "mean" not in state:
+            raise TrainingError(
+                "the run's average was kept by an older version of swa-tools, which cannot be"
+                " resumed exactly; resume with that version, or start another run with -o"
+            )
+        arrays = {kind: to_arrays(state["mean"][kind]) for kind in ("sums", "copies")}
+        self._mean.load_state_dict({**state["mean"], **arrays})
         self._sources = [(name, digest) for name, digest in state["sources"]]
-        self.n_averaged = len(self._sources)

@@ -171,7 +171,7 @@ def all_problems(calls, fault, folder, earlier, whole):
     return "\n".join(problems)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ["ENOSPC", "SIGKILL"])  # the slow test has EIO, too
 def test_no_fault_of_the_writer_loses_data(tmp_path, calls, whole, fault):
     chosen = [call for call in calls[True] if call.is_of_the_writer]
     assert len(chosen) >= 8

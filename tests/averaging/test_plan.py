@@ -46,11 +46,11 @@ def test_sizes_are_known_before_anything_is_read(checkpoints):
     ("other", "message"),
     [
         ({"w": BASE["w"]}, "not of the same model as .*000.*: it lacks 'n'"),
-        ({**BASE, "x": np.ones(1)}, "it has besides 'x'"),
-        ({"v": BASE["w"], "n": BASE["n"]}, "it lacks 'w' and has besides 'v'"),
+        ({**BASE, "x": np.ones(1)}, "only it has 'x'"),
+        ({"v": BASE["w"], "n": BASE["n"]}, "it lacks 'w'; only it has 'v'"),
         (
             {f"module{i}.w": np.ones(1) for i in range(5)},
-            r"it lacks '\w' and 1 more and has besides 'module0.w' and 4 more",
+            r"it lacks '\w' and 1 more; only it has 'module0.w' and 4 more",
         ),
         ({**BASE, "w": np.ones((3, 2), np.float32)}, r"'w' has shape \(3, 2\), .* \(2, 3\)$"),
         ({**BASE, "w": np.ones(6, np.float32)}, r"'w' has shape \(6,\)"),

@@ -91,14 +91,6 @@ def test_plan_says_what_would_be_done_and_writes_nothing(call, files, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_running_writes_the_averages_of_both_ends(call, files, tmp_path):
-    call(*files, "--running", "-o", tmp_path / "running")
-    written = sorted(path.name for path in (tmp_path / "running").iterdir())
-    assert written == [f"first-{n:03d}.safetensors" for n in (1, 2, 3, 4)] + [
-        f"last-{n:03d}.safetensors" for n in (1, 2, 3)
-    ]
-
-
 def test_json_is_one_document(call, files, tmp_path):
     output = tmp_path / "out.safetensors"
     document = json.loads(call(*files, "-o", output, "--json").out)

@@ -40,7 +40,7 @@ def test_files_of_different_models_are_shown_and_told_apart(call, files, tmp_pat
     write_checkpoint(tmp_path / "other.safetensors", {"v": np.zeros(2)}, None)
     document = json.loads(call(*files, tmp_path / "other.safetensors", "--json").out)
     assert not document["belong_together"]
-    assert "lacks 'n' and 1 more and has besides 'v'" in document["difference"]
+    assert "lacks 'n' and 1 more; only it has 'v'" in document["difference"]
 
 
 def test_verify_compares_sources_with_what_was_averaged(call, files, tmp_path):

@@ -1,14 +1,16 @@
+import pytest
 import torch
 
 from swa_tools.averaging import average_checkpoints
 from swa_tools.checkpoints import BnInfo, CheckpointMetadata, read_metadata
+from swa_tools.errors import CheckpointError, TrainingError
 from swa_tools.models import load_state_dict, save_state_dict
 from swa_tools.records import read_records
 from swa_tools.training.loop import finetune
 from swa_tools.training.online import OnlineAverage
 
 
-def test_online_average_is_the_offline_one_to_rounding(tmp_path):
+def test_online_average_is_the_offline_one_bit_for_bit(tmp_path):
     random = torch.Generator().manual_seed(0)
     online, paths = OnlineAverage(), []
     for number in range(7):
@@ -27,8 +29,7 @@ def test_online_average_is_the_offline_one_to_rounding(tmp_path):
         paths.append(path)
     average_checkpoints(paths, tmp_path / "average.safetensors")
     offline = load_state_dict(tmp_path / "average.safetensors")
-    for name, tensor in online.weights().items():
-        torch.testing.assert_close(tensor.to(offline[name].dtype), offline[name], rtol=2e-7, atol=0)
+    torch.testing.assert_close(online.weights(), offline, rtol=0, atol=0)
     assert online.info().sources[3].weight == 1 / 7
 
 
@@ -42,6 +43,19 @@ def test_state_survives_saving_and_loading():
     assert other.n_averaged == 2
     assert other.weights()["w"].item() == online.weights()["w"].item() == 2.5
     assert other.info() == online.info()
+
+
+def test_the_state_of_a_version_that_kept_means_is_refused():
+    old = {"tensors": {"w": torch.tensor([1.0], dtype=torch.float64)}, "sources": [("a", "x")]}
+    with pytest.raises(TrainingError, match="older version of swa-tools"):
+        OnlineAverage().load_state_dict(old)
+
+
+def test_an_integer_tensor_that_changed_is_an_error_that_names_it_and_the_capture():
+    online = OnlineAverage()
+    online.add({"index": torch.tensor([1, 2])}, name="cycle-001.safetensors", digest="x")
+    with pytest.raises(CheckpointError, match="^cycle-002.safetensors: tensor 'index' .*cycle-001"):
+        online.add({"index": torch.tensor([1, 3])}, name="cycle-002.safetensors", digest="y")
 
 
 def test_a_run_keeps_recomputes_and_scores_its_average_and_needs_no_captures(options):
@@ -63,7 +77,7 @@ def test_the_average_of_a_run_is_that_of_its_captures(options, tmp_path):
     offline = load_state_dict(tmp_path / "average.safetensors")
     for name, tensor in load_state_dict(result.run / "swa.safetensors").items():
         if "running" not in name and "num_batches" not in name:
-            torch.testing.assert_close(tensor, offline[name], rtol=2e-7, atol=0)
+            torch.testing.assert_close(tensor, offline[name], rtol=0, atol=0)
 
 
 def test_only_the_newest_captures_stay(options):

@@ -1,4 +1,4 @@
-"""Find checkpoints that are the same weights twice: links, copies, `last` beside its original."""
+"""Find checkpoints with the same weights: links, copies, `last` beside the epoch it repeats."""
 
 import collections
 import dataclasses
@@ -22,8 +22,8 @@ class Duplicate:
 def find_duplicates(checkpoints: Sequence[Checkpoint]) -> list[Duplicate]:
     """Return the checkpoints whose tensors are those of an earlier one.
 
-    The same file, named twice or linked, is told by its inode. Of the others a few samples of
-    4 KiB are compared, and only those that agree are read whole.
+    A file that is named twice or linked is recognised by its inode. For the others, a few samples
+    of 4 KiB are compared, and only checkpoints whose samples agree are read whole.
 
     Raises:
         CheckpointError: A checkpoint cannot be read.
