@@ -1,6 +1,6 @@
-"""What the README and the example scripts tell their reader to type exists; what can run, runs.
+"""What the README, docs/ and the example scripts say to type exists; what can run, runs.
 
-In the README, a shell block marked `needs-…` behind its language (a network, a GPU) is checked but
+In these pages, a shell block marked `needs-…` behind its language (a network, a GPU) is checked but
 not run. The others run in a folder with stand-ins for what they name: a few images as `imagenet/`,
 a run of ten cycles as `run/`, a run of one as `control/`, somebody else's files as `theirs/`.
 """
@@ -28,6 +28,8 @@ from swa_tools.errors import SwaToolsError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 SCRIPTS = sorted((ROOT / "examples").glob("*.s*"))
 OTHER_PROGRAMS = ("nvidia-smi", "scontrol")
 WORDNET_IDS = {"blue": "n01440764", "green": "n02102040", "red": "n03000684"}
@@ -43,8 +45,8 @@ class Block:
 
 
 FENCED = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [Block(*found) for found in FENCED.findall(README)]
-INLINE = re.findall(r"`([^`\n]+)`", FENCED.sub("", README))
+BLOCKS = [Block(*found) for found in FENCED.findall(TEXT)]
+INLINE = re.findall(r"`([^`\n]+)`", FENCED.sub("", TEXT))
 
 
 def commands_in(script: str) -> Iterator[list[str]]:

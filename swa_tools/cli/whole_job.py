@@ -168,7 +168,7 @@ def verdicts(
             f" (p {_p_value(scored, scored.reference)})"
             + ("" if is_worse_than_stale else "; fewer checkpoints (--last N) may be better")
         )
-    if run is not None and _is_rising(minima) and _is_descending(paths):
+    if run is not None and _is_rising(minima) and _moves_on(paths):
         yield (
             f"the run is still descending: its minima rise from {minima[0].top1:.2f} to"
             f" {minima[-1].top1:.2f} % and move on through weight space (swa-tools trajectory"
@@ -198,10 +198,10 @@ def _is_rising(minima: "Sequence[Record]") -> bool:
     return last - first > 1.96 * math.sqrt(variance)
 
 
-def _is_descending(paths: Sequence[Path]) -> bool:
-    from swa_tools.landscape.trajectory import MIN_CAPTURES, is_descending, trajectory
+def _moves_on(paths: Sequence[Path]) -> bool:
+    from swa_tools.landscape.trajectory import MIN_CAPTURES, is_exploring, trajectory
 
-    return len(paths) >= MIN_CAPTURES and is_descending(trajectory(paths))
+    return len(paths) >= MIN_CAPTURES and not is_exploring(trajectory(paths))
 
 
 def _print(scored: "ScoredAverage", record: "Record", *, run: Path | None) -> None:

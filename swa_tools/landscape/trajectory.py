@@ -230,14 +230,14 @@ def explore(path: Trajectory) -> dict[str, Exploration]:
     }
 
 
-def is_descending(path: Trajectory) -> bool:
-    """Tell whether captures move on rather than explore around a centre.
+def is_exploring(path: Trajectory) -> bool:
+    """Tell whether captures explore around a centre rather than move on.
 
-    Their neighbours' squared distance, set beside that of independent samples (1), is then nearer
-    to that of a random walk; see `explore`.
+    The squared distance of neighbours is then nearer to that of independent samples than to that of
+    a random walk; see `explore`.
     """
     distance = explore(path)["neighbour_distance"]
-    return distance.measured < (distance.independent + distance.random_walk) / 2
+    return distance.measured >= (distance.independent + distance.random_walk) / 2
 
 
 def _walk_deviation_cosine(n: int) -> float:
