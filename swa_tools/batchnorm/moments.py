@@ -10,6 +10,9 @@ import torch
 
 from swa_tools.distributed import float64_device
 
+IN_CACHE = 2**18
+"""Numbers that are worked on at a time, so that the second look at them finds them in a cache."""
+
 
 def batch_moments(activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean and the biased variance of each channel.
@@ -31,9 +34,18 @@ def batch_moments(activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     if not inner:
         values = activations.to(device).double()
         return values.mean(0), values.var(0, correction=0)
+    n_images = max(1, IN_CACHE // max(1, activations[0].numel()))
+    parts = [_of_images(part, inner) for part in torch.split(activations, n_images)]
+    means, variances = (
+        torch.cat(values).to(device).double() for values in zip(*parts, strict=True)
+    )
+    mean = means.mean(0)
+    return mean, variances.mean(0) + (means - mean).square().mean(0)
+
+
+def _of_images(
+    activations: torch.Tensor, inner: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and biased variance of each channel of each image, (N, C)."""
     means = activations.mean(inner, keepdim=True)
-    spreads = (activations - means).square_().mean(inner)
-    of_images = means.flatten(1).to(device).double()
-    mean = of_images.mean(0)
-    between = (of_images - mean).square_().mean(0)
-    return mean, spreads.to(device).double().mean(0) + between
+    return means.flatten(1), (activations - means).square_().mean(inner)

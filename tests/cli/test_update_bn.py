@@ -56,6 +56,18 @@ def test_what_the_authors_do_can_be_asked_for(average, update_bn, tmp_path):
     assert document["unsupported"] == []
 
 
+@pytest.mark.parametrize("option", ["--view=evaluation", "--no-augment"])
+def test_images_as_they_are_scored_can_be_asked_for(average, update_bn, tmp_path, option):
+    printed = update_bn(average, option, "--batch-size", "64")
+    assert "24 images (as in evaluation)" in printed.out
+    assert printed.err == ""
+    assert read_metadata(tmp_path / "swa.safetensors").bn.view.crop == "evaluation"
+
+
+def test_what_is_not_known_of_the_training_is_said(average, update_bn):
+    assert "--view evaluation" in update_bn(average).err
+
+
 def test_a_model_without_batchnorm_is_told_so(update_bn, tmp_path):
     built = create_model("timm/test_vit", num_classes=3)
     path = tmp_path / "vit.pth"

@@ -124,6 +124,9 @@ def test_the_whole_job_on_two_ranks(nursery, recipe, tmp_path):
     assert results[1][1] == ""
     metadata = read_metadata(run / "swa.safetensors")
     assert (metadata.bn.state, metadata.bn.n_samples) == ("updated", 48)
+    # Once, by rank 0.
+    told = "".join(output for _, output in results)
+    assert told.count("images of each of the 2 ranks by themselves") == 1
 
 
 def test_two_ranks_keep_one_average_in_the_run(nursery, without_bn, tmp_path):
