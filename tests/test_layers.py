@@ -12,7 +12,7 @@ import swa_tools
 PACKAGE = Path(swa_tools.__file__).parent
 FOUNDATION = frozenset(
     {
-        *("errors", "statistics", "records", "measurements"),
+        *("errors", "statistics", "records", "measurements", "run_files", "run_directory"),
         *("checkpoints", "distributed", "models", "data"),
     }
 )
@@ -22,9 +22,11 @@ MAY_IMPORT = {
     "statistics": frozenset(),
     "records": frozenset({"errors"}),
     "measurements": frozenset({"errors"}),
-    "checkpoints": frozenset({"errors"}),
+    "run_files": frozenset(),
+    "checkpoints": frozenset({"errors", "run_files"}),
+    "run_directory": frozenset({"errors", "records", "run_files", "checkpoints"}),
     "distributed": frozenset({"errors"}),
-    "averaging": frozenset({"errors", "records", "checkpoints"}),  # records: --top by a metric
+    "averaging": frozenset({"errors", "records", "checkpoints", "run_files", "run_directory"}),
     "models": frozenset({"errors", "checkpoints", "distributed"}),
     "data": frozenset({"errors", "checkpoints", "distributed"}),
     "batchnorm": FOUNDATION,
@@ -32,7 +34,9 @@ MAY_IMPORT = {
     "training": FOUNDATION | {"batchnorm", "evaluation"},
     "selection": BELOW_SELECTION,
     "landscape": BELOW_SELECTION,
-    "report": frozenset({"errors", "statistics", "records", "measurements"}),
+    "report": frozenset(
+        {"errors", "statistics", "records", "measurements", "run_files", "run_directory"}
+    ),
     # The public names.
     "__init__": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
     "cli": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
@@ -42,6 +46,7 @@ ALSO = {"training": "swa_tools.averaging.running_mean"}
 """A single module of another layer, beside those above."""
 LIGHT = (
     *("__init__", "__main__", "errors", "statistics", "records", "measurements"),
+    *("run_files", "run_directory"),
     *("checkpoints", "averaging", "report", "cli"),
 )
 HEAVY = {"torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard"}

@@ -82,10 +82,10 @@ def _megabytes(n_bytes: int) -> str:
 
 def print_result(result: "FinetuneResult", *, as_json: bool) -> None:
     """Print the scores of all checkpoints, and how to go on."""
-    from swa_tools.records import read_records
+    from swa_tools.run_directory import RunDirectory
 
-    metrics = result.run / "metrics.jsonl"
-    scored = [record for record in read_records(metrics) if record.event == "evaluation"]
+    metrics = RunDirectory(result.run).read_metrics()
+    scored = [record for record in metrics if record.event == "evaluation"]
     if as_json:
         print_json(_result_document(result, scored))
     else:

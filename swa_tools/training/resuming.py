@@ -5,8 +5,8 @@ import socket
 from typing import Any
 
 from swa_tools.errors import TrainingError
+from swa_tools.run_directory import RunDirectory
 from swa_tools.training.options import FinetuneOptions
-from swa_tools.training.run_directory import RunDirectory
 
 _NO_RUN_ID = ("", "none")
 """What torchrun calls a job without --rdzv-id or --standalone."""
@@ -52,7 +52,7 @@ def _is_restart(directory: RunDirectory) -> bool:
     """Tell whether torchrun has started this process again after a failure in the same run."""
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
         return False
-    found: Any = directory.read_description().get("launcher")
+    found: Any = directory.readable_description().get("launcher")
     own = launcher()
     if own is None or not isinstance(found, dict) or found.get("run_id") != own["run_id"]:
         return False

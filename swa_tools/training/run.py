@@ -13,6 +13,7 @@ from swa_tools.checkpoints import BnInfo, CheckpointMetadata, DataInfo, Training
 from swa_tools.data import Batch, Loader
 from swa_tools.distributed import Distributed
 from swa_tools.models import has_batchnorm
+from swa_tools.run_directory import RunDirectory
 from swa_tools.training.agreement import Agreement
 from swa_tools.training.ema import ExponentialAverage
 from swa_tools.training.losses import LossLog
@@ -20,7 +21,6 @@ from swa_tools.training.online import OnlineAverage
 from swa_tools.training.options import FinetuneOptions, Interval
 from swa_tools.training.plan import RunPlan
 from swa_tools.training.progress import Listener, Stopwatch
-from swa_tools.training.run_directory import RunDirectory, capture_name
 from swa_tools.training.start import Start, training_view_of
 from swa_tools.training.step import Stepper
 
@@ -124,7 +124,7 @@ class Run:
 
     def capture_path(self, step: int) -> Path:
         """Return the file of the capture taken after a step."""
-        return self.directory.checkpoints / capture_name(self.plan.schedule.cycle(step))
+        return self.directory.capture(self.plan.schedule.cycle(step))
 
     def captures(self) -> list[Path]:
         """Return the files of the captures taken so far that are still there."""

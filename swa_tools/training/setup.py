@@ -6,6 +6,7 @@ import time
 from swa_tools.checkpoints import content_digest
 from swa_tools.distributed import Distributed
 from swa_tools.models import save_state_dict
+from swa_tools.run_directory import RunDirectory
 from swa_tools.training.agreement import Agreement
 from swa_tools.training.description import Caller, describe_earlier, describe_run
 from swa_tools.training.losses import LossLog
@@ -17,7 +18,6 @@ from swa_tools.training.progress import Listener, Stopwatch
 from swa_tools.training.resume import ResumePoint
 from swa_tools.training.resuming import is_resumed
 from swa_tools.training.run import Run
-from swa_tools.training.run_directory import RunDirectory
 from swa_tools.training.sizes import RunSizes, measure_run
 from swa_tools.training.start import open_start, together
 
@@ -112,7 +112,7 @@ def _write_beginning(run: Run, caller: Caller) -> None:
     else:
         directory.truncate_metrics(start.point.metrics_bytes)
         # What began it, not what went on with it.
-        before = directory.read_description()
+        before = directory.readable_description()
         command, earlier = before.get("command", command), before.get("earlier")
     directory.describe(
         describe_run(

@@ -19,9 +19,9 @@ from swa_tools.models import (
     load_into,
     replace_head,
 )
+from swa_tools.run_directory import RunDirectory
 from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.resume import ResumePoint, load_resume_point
-from swa_tools.training.run_directory import RunDirectory
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ def _read_earlier(options: FinetuneOptions, run: Path) -> ResumePoint:
     if options.new_head:
         raise TrainingError(
             f"--from {run}: its optimizer state belongs to its own classifier; with --new-head"
-            f" start from its weights alone: --checkpoint {run}/checkpoints/…"
+            f" start from its weights alone: --checkpoint {RunDirectory(run).checkpoints}/…"
         )
     earlier = load_resume_point(RunDirectory(run).resume)
     for name in ("optimizer", "no_decay_norm_bias"):

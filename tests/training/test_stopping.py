@@ -164,7 +164,7 @@ def test_a_full_disk_as_records_are_written_says_how_to_go_on(options, monkeypat
     def append(path, records):
         raise OutputError(f"{path}: cannot write results: No space left on device")
 
-    monkeypatch.setattr("swa_tools.training.run_directory.append_records", append)
+    monkeypatch.setattr("swa_tools.run_directory.append_records", append)
     with pytest.raises(OutputError) as raised:
         finetune(options())
     run = tmp_path / "run"
