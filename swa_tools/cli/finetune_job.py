@@ -42,9 +42,9 @@ def run_job(
     Returns:
         The exit status.
     """
+    from swa_tools.distributed import OtherRankError, together
     from swa_tools.training import finetune
     from swa_tools.training.description import Caller
-    from swa_tools.training.start import OtherRankError, together
 
     caller = Caller(
         command=command_line(),

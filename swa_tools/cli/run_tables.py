@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from swa_tools.records import Record
     from swa_tools.training import FinetuneResult
     from swa_tools.training.options import FinetuneOptions
-    from swa_tools.training.sizes import RunSizes
+    from swa_tools.training.plan import RunSizes
 
 
 def print_plan(
@@ -24,7 +24,7 @@ def print_plan(
     from swa_tools.cli.schedule_picture import schedule_picture
     from swa_tools.distributed import distributed
     from swa_tools.training.description import Caller
-    from swa_tools.training.setup import preview
+    from swa_tools.training.preparation import preview
 
     with distributed(options.device) as context:
         caller = Caller(needs_captures=then_average)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import platform
 import shlex
+import socket
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -18,7 +19,6 @@ from swa_tools.run_directory import RunDirectory, options_in
 from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.plan import RunPlan
 from swa_tools.training.resume import ResumePoint
-from swa_tools.training.resuming import launcher
 
 _NOT_REPEATED = ("output", "force", "resume", "resume_if_exists")
 """Options that belong to one call and not to the run."""
@@ -108,6 +108,17 @@ def describe_earlier(directory: RunDirectory, point: ResumePoint) -> dict[str, A
         "options": options_in(document),
         "earlier": document.get("earlier"),
     }
+
+
+def launcher() -> dict[str, str] | None:
+    """Return who started this process, the same in all attempts of a job; None without torchrun.
+
+    Of rank 0: `run.json` tells it, so that an attempt knows its own run.
+    """
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    if run_id is None:
+        return None
+    return {"run_id": run_id, "agent": f"{socket.gethostname()}/{os.getppid()}"}
 
 
 def _device_name(device: torch.device) -> str:

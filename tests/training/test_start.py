@@ -4,7 +4,8 @@ import pytest
 
 from swa_tools.errors import OutputError, TrainingError
 from swa_tools.run_directory import RunDirectory
-from swa_tools.training.resuming import is_resumed, launcher
+from swa_tools.training.description import launcher
+from swa_tools.training.start import is_resumed
 
 
 @pytest.fixture
