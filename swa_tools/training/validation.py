@@ -165,16 +165,10 @@ def _record_of_weights(run: Run, kind: str, score: Score) -> Record:
 
 
 def _record(run: Run, kind: str, score: Score, *, bn: BnInfo, path: Path | None) -> Record:
-    return Record(
-        event="evaluation",
+    return score.record(
         checkpoint=None if path is None else path.name,
         digest=None if path is None or not run.context.is_main else content_digest(path),
         kind=kind,
         bn=bn.state,
         split="val",
-        n_samples=score.n_samples,
-        top1=score.top1,
-        top5=score.top5,
-        nll=score.nll,
-        ece=score.ece,
     )
