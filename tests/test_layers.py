@@ -12,18 +12,19 @@ import swa_tools
 PACKAGE = Path(swa_tools.__file__).parent
 FOUNDATION = frozenset(
     {
-        *("errors", "statistics", "records", "measurements", "run_files", "run_directory"),
-        *("checkpoints", "distributed", "models", "data"),
+        *("errors", "statistics", "json_documents", "records", "measurements"),
+        *("run_files", "run_directory", "checkpoints", "distributed", "models", "data"),
     }
 )
 BELOW_SELECTION = FOUNDATION | {"averaging", "batchnorm", "evaluation"}
 MAY_IMPORT = {
     "errors": frozenset(),
     "statistics": frozenset(),
-    "records": frozenset({"errors"}),
+    "json_documents": frozenset(),
+    "records": frozenset({"errors", "json_documents"}),
     "measurements": frozenset({"errors"}),
     "run_files": frozenset(),
-    "checkpoints": frozenset({"errors", "run_files"}),
+    "checkpoints": frozenset({"errors", "run_files", "json_documents"}),
     "run_directory": frozenset({"errors", "records", "run_files", "checkpoints"}),
     "distributed": frozenset({"errors"}),
     "averaging": frozenset({"errors", "records", "checkpoints", "run_files", "run_directory"}),
@@ -46,7 +47,7 @@ ALSO = {"training": "swa_tools.averaging.running_mean"}
 """A single module of another layer, beside those above."""
 LIGHT = (
     *("__init__", "__main__", "errors", "statistics", "records", "measurements"),
-    *("run_files", "run_directory"),
+    *("json_documents", "run_files", "run_directory"),
     *("checkpoints", "averaging", "report", "cli"),
 )
 HEAVY = {"torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard"}
