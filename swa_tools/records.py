@@ -11,16 +11,14 @@ import io
 import json
 import math
 import os
-import sys
-import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from swa_tools.errors import OutputError, SwaToolsError
+from swa_tools.json_documents import from_json
 
 Event = Literal["step", "epoch", "evaluation"]
-EVENTS: tuple[Event, ...] = typing.get_args(Event)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,18 +71,12 @@ class Record:
             value = getattr(self, field.name)
             if value is None:
                 continue
-            if isinstance(value, float) and not math.isfinite(value):
-                value = None
-            document[field.name] = value
+            document[field.name] = None if _is_no_number(value) else value
         return json.dumps(document)
 
 
-_KINDS: dict[str, type] = {
-    field.name: typing.get_args(field.type)[0] if field.name != "event" else str
-    for field in dataclasses.fields(Record)
-}
-_WORDS = {str: "a text", int: "a whole number", float: "a number"}
-_START = Record(event="step").to_json().partition(EVENTS[0])[0].encode()
+_START = b'{"event": "'
+"""What every record begins with."""
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
@@ -175,19 +167,13 @@ def parse_record(line: bytes) -> Record:
         raise ValueError("expected a JSON object") from error
     if not isinstance(document, dict):
         raise ValueError("expected a JSON object")
-    if document.get("event") not in EVENTS:
-        raise ValueError(f"expected the field 'event' to be one of {', '.join(EVENTS)}")
-    values: dict[str, Any] = {}
-    for name, kind in _KINDS.items():
-        value = document.get(name)
-        if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
-            value = float(value)
-        if isinstance(value, float) and not math.isfinite(value):
-            value = None  # What other writers call NaN.
-        if value is not None and type(value) is not kind:
-            raise ValueError(f"expected the field {name!r} to be {_WORDS[kind]}")
-        values[name] = value
-    return Record(**values)
+    # NaN and Inf are what other writers call null.
+    plain = {name: None if _is_no_number(value) else value for name, value in document.items()}
+    return from_json(plain, Record, name="record")
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _shorten(line: bytes) -> str:

@@ -12,19 +12,22 @@ import swa_tools
 PACKAGE = Path(swa_tools.__file__).parent
 FOUNDATION = frozenset(
     {
-        *("errors", "statistics", "records", "measurements"),
-        *("checkpoints", "distributed", "models", "data"),
+        *("errors", "statistics", "json_documents", "records", "measurements"),
+        *("run_files", "run_directory", "checkpoints", "distributed", "models", "data"),
     }
 )
 BELOW_SELECTION = FOUNDATION | {"averaging", "batchnorm", "evaluation"}
 MAY_IMPORT = {
     "errors": frozenset(),
     "statistics": frozenset(),
-    "records": frozenset({"errors"}),
+    "json_documents": frozenset(),
+    "records": frozenset({"errors", "json_documents"}),
     "measurements": frozenset({"errors"}),
-    "checkpoints": frozenset({"errors"}),
+    "run_files": frozenset(),
+    "checkpoints": frozenset({"errors", "run_files", "json_documents"}),
+    "run_directory": frozenset({"errors", "records", "run_files", "checkpoints"}),
     "distributed": frozenset({"errors"}),
-    "averaging": frozenset({"errors", "records", "checkpoints"}),  # records: --top by a metric
+    "averaging": frozenset({"errors", "records", "checkpoints", "run_files", "run_directory"}),
     "models": frozenset({"errors", "checkpoints", "distributed"}),
     "data": frozenset({"errors", "checkpoints", "distributed"}),
     "batchnorm": FOUNDATION,
@@ -32,7 +35,9 @@ MAY_IMPORT = {
     "training": FOUNDATION | {"batchnorm", "evaluation"},
     "selection": BELOW_SELECTION,
     "landscape": BELOW_SELECTION,
-    "report": frozenset({"errors", "statistics", "records", "measurements"}),
+    "report": frozenset(
+        {"errors", "statistics", "records", "measurements", "run_files", "run_directory"}
+    ),
     # The public names.
     "__init__": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
     "cli": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
@@ -42,6 +47,7 @@ ALSO = {"training": "swa_tools.averaging.running_mean"}
 """A single module of another layer, beside those above."""
 LIGHT = (
     *("__init__", "__main__", "errors", "statistics", "records", "measurements"),
+    *("json_documents", "run_files", "run_directory"),
     *("checkpoints", "averaging", "report", "cli"),
 )
 HEAVY = {"torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard"}

@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from swa_tools.checkpoints import open_checkpoint, run_directory_of
+from swa_tools.checkpoints import open_checkpoint
 from swa_tools.errors import CheckpointError, SwaToolsError
-from swa_tools.records import read_records
+from swa_tools.run_directory import run_of_capture
+from swa_tools.run_files import METRICS
 
-METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.csv"
 
 
@@ -85,18 +85,16 @@ def _value(path: Path, metric: str, entry: str | None) -> float:
         value = _from_summary(path, metric)
     if value is None or not math.isfinite(value):
         raise CheckpointError(
-            f"{path}: no metric {metric!r} for it: looked in the file, in its run's {METRICS_FILE}"
+            f"{path}: no metric {metric!r} for it: looked in the file, in its run's {METRICS}"
             f" and in {SUMMARY_FILE} beside it, found {value}"
         )
     return value
 
 
 def _from_records(path: Path, metric: str) -> float | None:
-    run = run_directory_of(path)
-    if run is None or not (run / METRICS_FILE).exists():
-        return None
+    run = run_of_capture(path)
     value = None
-    for record in read_records(run / METRICS_FILE):
+    for record in [] if run is None else run.read_metrics():
         if record.checkpoint == path.name:
             found = getattr(record, metric, None)
             value = found if isinstance(found, int | float) else value

@@ -2,11 +2,7 @@
 
 from pathlib import Path
 
-from swa_tools.checkpoints.discovery import (
-    find_checkpoints,
-    is_run_directory,
-    run_directory_of,
-)
+from swa_tools.checkpoints.discovery import find_checkpoints
 from swa_tools.checkpoints.header import TensorInfo
 from swa_tools.checkpoints.metadata import (
     AverageInfo,
@@ -46,10 +42,8 @@ __all__ = [
     "content_digest",
     "file_metadata",
     "find_checkpoints",
-    "is_run_directory",
     "open_checkpoint",
     "read_metadata",
-    "run_directory_of",
     "write_checkpoint",
 ]
 

@@ -8,22 +8,7 @@ from pathlib import Path
 from swa_tools.checkpoints.names import natural_key
 from swa_tools.checkpoints.reader import FOLDER_FILES
 from swa_tools.errors import CheckpointError
-
-CAPTURES = "checkpoints"
-"""The folder of a run directory that holds its captures."""
-
-RUN_FILE = "run.json"
-
-
-def is_run_directory(path: Path) -> bool:
-    """Tell whether a folder was written by `finetune`."""
-    return os.path.isfile(path / RUN_FILE) and os.path.isdir(path / CAPTURES)
-
-
-def run_directory_of(checkpoint: Path) -> Path | None:
-    """Return the run directory whose capture this is; None for any other file."""
-    folder = checkpoint.absolute().parent
-    return folder.parent if folder.name == CAPTURES and is_run_directory(folder.parent) else None
+from swa_tools.run_files import CAPTURES, DESCRIPTION, is_run
 
 
 def find_checkpoints(arguments: Sequence[str | Path]) -> list[Path]:
@@ -43,7 +28,7 @@ def find_checkpoints(arguments: Sequence[str | Path]) -> list[Path]:
 
 
 def _expand(path: Path) -> list[Path]:
-    if is_run_directory(path):
+    if is_run(path):
         captures = _matches("*.safetensors", folder=path / CAPTURES)
         if not captures:
             raise CheckpointError(f"{path}: this run has no captures yet in its {CAPTURES}/")
@@ -51,7 +36,7 @@ def _expand(path: Path) -> list[Path]:
     if os.path.isdir(path) and not any(os.path.lexists(path / name) for name in FOLDER_FILES):
         raise CheckpointError(
             f"{path}: neither a run directory nor a model folder: expected {CAPTURES}/ and"
-            f" {RUN_FILE}, or {FOLDER_FILES[0]}; for the files in it give '{path}/*.safetensors'"
+            f" {DESCRIPTION}, or {FOLDER_FILES[0]}; for the files in it give '{path}/*.safetensors'"
         )
     try:
         os.stat(path)

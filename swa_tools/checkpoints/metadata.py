@@ -8,12 +8,10 @@ same bytes.
 import dataclasses
 import json
 import reprlib
-import sys
-import types
-import typing
 from typing import Any, Literal
 
 from swa_tools.errors import CheckpointError
+from swa_tools.json_documents import MismatchError, from_json
 
 METADATA_KEY = "swa_tools"
 
@@ -244,54 +242,6 @@ def parse_metadata(text: str, *, where: str) -> CheckpointMetadata:
             f" {reprlib.repr(schema)}"
         )
     try:
-        return typing.cast("CheckpointMetadata", _convert(document, CheckpointMetadata, "metadata"))
-    except _MismatchError as error:
+        return from_json(document, CheckpointMetadata, name="metadata")
+    except MismatchError as error:
         raise CheckpointError(f"{where}: broken swa_tools metadata: {error}") from error
-
-
-class _MismatchError(Exception):
-    pass
-
-
-def _convert(value: Any, annotation: Any, field: str) -> Any:
-    """Convert a JSON value to the annotated type, or say which field does not fit."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        return _convert_dataclass(value, annotation, field)
-    if origin is types.UnionType:
-        if value is None and type(None) in arguments:
-            return None
-        (annotation,) = (argument for argument in arguments if argument is not type(None))
-        return _convert(value, annotation, field)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise _MismatchError(f"{field}: expected one of {arguments}, found {reprlib.repr(value)}")
-    if origin is tuple and isinstance(value, list):
-        return tuple(_convert(item, arguments[0], f"{field}[{i}]") for i, item in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return value
-    if annotation is float and type(value) is int:
-        if abs(value) > sys.float_info.max:
-            raise _MismatchError(f"{field}: expected a number, found {reprlib.repr(value)}")
-        return float(value)
-    if type(value) is annotation:
-        return value
-    expected = getattr(origin or annotation, "__name__", annotation)
-    raise _MismatchError(f"{field}: expected {expected}, found {type(value).__name__}")
-
-
-def _convert_dataclass(value: Any, cls: type, field: str) -> Any:
-    if not isinstance(value, dict):
-        raise _MismatchError(f"{field}: expected an object, found {type(value).__name__}")
-    hints = typing.get_type_hints(cls)
-    found = {}
-    for item in dataclasses.fields(cls):
-        required = item.default is dataclasses.MISSING and (
-            item.default_factory is dataclasses.MISSING
-        )
-        if item.name in value:
-            found[item.name] = _convert(value[item.name], hints[item.name], item.name)
-        elif required:
-            raise _MismatchError(f"{field}: the field '{item.name}' is missing")
-    return cls(**found)

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from swa_tools.averaging import AveragePlan, AverageResult, Weighting
     from swa_tools.checkpoints import Checkpoint
 
-START_FILE = "start.safetensors"
 COUNT = click.IntRange(min=1)
 
 
@@ -209,16 +208,15 @@ def _check_factors(opened: "Sequence[Checkpoint]", weighting: "Weighting") -> No
 
 
 def _start_of(paths: Sequence[Path]) -> Path:
-    from swa_tools.checkpoints import run_directory_of
+    from swa_tools.run_directory import common_run_of_captures
 
-    runs = {run_directory_of(path) for path in paths}
-    run = runs.pop() if len(runs) == 1 else None
+    run = common_run_of_captures(paths)
     if run is None:
         raise SwaToolsError(
             "--include-init: the checkpoints are not the captures of one run; name the starting"
             " point as the first checkpoint instead"
         )
-    return run / START_FILE
+    return run.start
 
 
 def _print_plan(

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,11 +187,12 @@ def _finish(
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.data import open_images
     from swa_tools.evaluation import EvaluationOptions, evaluate_checkpoints
-    from swa_tools.records import append_records, read_records
+    from swa_tools.records import append_records
     from swa_tools.report import run_picture
+    from swa_tools.run_directory import RunDirectory
     from swa_tools.selection import average_and_score
 
-    images = output / "images"
+    images, run = output / "images", RunDirectory(swa.output)
     captures = find_checkpoints([swa.output])
     train, val = open_images(images / "train"), open_images(images / "val")
     stale, average = output / "stale.safetensors", output / "average.safetensors"
@@ -211,7 +211,7 @@ def _finish(
     )
     control = find_checkpoints([output / "sgd"])[-1]
     others = evaluate_checkpoints(
-        [swa.output / "start.safetensors", control, stale, average],
+        [run.start, control, stale, average],
         val,
         options=dataclasses.replace(scoring, allow_stale_bn=True),
         context=context,
@@ -221,10 +221,9 @@ def _finish(
     )
     command = f"swa-tools demo --seed {swa.seed}"
     records = [] if ready.scores is None else ready.scores.records(split="val", command=command)[:1]
-    append_records(swa.output / "results.jsonl", records)
+    append_records(run.results, records)
     picture = output / "accuracy.png"
-    metrics = read_records(swa.output / "metrics.jsonl")
-    save_picture(run_picture(itertools.chain(metrics, records)), picture, force=force)
+    save_picture(run_picture([*run.read_metrics(), *records]), picture, force=force)
     return DemoResult(
         rows=tuple(_rows(others, members)),
         n_samples=len(val),

@@ -42,9 +42,9 @@ def run_job(
     Returns:
         The exit status.
     """
+    from swa_tools.distributed import OtherRankError, together
     from swa_tools.training import finetune
     from swa_tools.training.description import Caller
-    from swa_tools.training.start import OtherRankError, together
 
     caller = Caller(
         command=command_line(),
@@ -82,13 +82,15 @@ def _watching(
     plot_schedule: Path | None,
 ) -> Iterator["Listener"]:
     """Show a run, log its scalars and draw its schedule, on rank 0."""
+    from swa_tools.run_directory import RunDirectory
+
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(watch_run(context))
         if context.is_main and plot_schedule is not None:
             check_output(plot_schedule, force=options.force)
             listener = _drawing(listener, plot_schedule, force=options.force)
         if context.is_main and tensorboard:
-            folder = options.output / "tensorboard"
+            folder = RunDirectory(options.output).tensorboard
             listener = stack.enter_context(log_scalars(folder, listener))
         yield listener
 
@@ -110,7 +112,7 @@ def _average(
     from swa_tools.data import has_split, open_split
     from swa_tools.distributed import amp_dtype
     from swa_tools.evaluation import EvaluationOptions
-    from swa_tools.training.run_directory import RunDirectory
+    from swa_tools.run_directory import RunDirectory
 
     of_any_pass: dict[str, Any] = {
         "workers": options.workers,

@@ -12,8 +12,6 @@ from swa_tools.errors import OutputError, SwaToolsError
 if TYPE_CHECKING:
     from swa_tools.records import Record
 
-RESULTS_FILE = "results.jsonl"
-
 
 def check_results(results: Path | None) -> None:
     """Tell before the work whether the file of `--results` could be written.
@@ -47,9 +45,10 @@ def recording(
         SwaToolsError: The file of `--results` cannot be written; after the block.
     """
     from swa_tools.records import append_records
+    from swa_tools.run_directory import common_run
 
     run = common_run(paths)
-    file = results or (run / RESULTS_FILE if run is not None else None)
+    file = results or (run.results if run is not None else None)
     failure = None
     if file is not None:
         try:
@@ -61,15 +60,3 @@ def recording(
         raise failure
     if failure is not None:
         notice(f"{failure}; these scores are not recorded (--results FILE names another file)")
-
-
-def common_run(paths: Sequence[Path]) -> Path | None:
-    """Return the run directory that all checkpoints are from; None if there is no such."""
-    from swa_tools.checkpoints import is_run_directory
-
-    runs = {
-        # RUN/checkpoints/FILE and RUN/ema/FILE, or RUN/FILE.
-        next((folder for folder in path.absolute().parents[:2] if is_run_directory(folder)), None)
-        for path in paths
-    }
-    return runs.pop() if len(runs) == 1 else None

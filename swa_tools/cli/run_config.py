@@ -4,12 +4,11 @@ What the earlier run was told becomes the default of every option; what stands o
 goes before it.
 """
 
-import json
 from pathlib import Path
 
 import click
 
-from swa_tools.errors import TrainingError
+from swa_tools.run_directory import RunDirectory, read_options
 
 
 def read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
@@ -22,24 +21,13 @@ def read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> Pa
 def read_resumed(ctx: click.Context, _: click.Parameter, run: Path | None) -> Path | None:
     """Take the options of the run to go on with, and its folder; a callback of click."""
     if run is not None:
-        _take_options_from(run / "run.json", ctx)
+        _take_options_from(RunDirectory(run).description, ctx)
         ctx.default_map = {**(ctx.default_map or {}), "output": run}
     return run
 
 
 def _take_options_from(path: Path, ctx: click.Context) -> None:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        options = dict(document["options"])
-    except FileNotFoundError as error:
-        raise TrainingError(
-            f"{path}: there is no such file; is {path.parent} a run directory?"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"{path}: cannot read the options of a run from it ({error}); expected the run.json"
-            " that finetune writes"
-        ) from error
+    options = read_options(path)
     defaults = {name: value for name, value in options.items() if value is not None}
     # As click's own types give them.
     defaults["model_kwargs"] = tuple(dict(defaults.get("model_kwargs", {})).items())

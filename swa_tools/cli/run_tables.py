@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from swa_tools.records import Record
     from swa_tools.training import FinetuneResult
     from swa_tools.training.options import FinetuneOptions
-    from swa_tools.training.sizes import RunSizes
+    from swa_tools.training.plan import RunSizes
 
 
 def print_plan(
@@ -24,7 +24,7 @@ def print_plan(
     from swa_tools.cli.schedule_picture import schedule_picture
     from swa_tools.distributed import distributed
     from swa_tools.training.description import Caller
-    from swa_tools.training.setup import preview
+    from swa_tools.training.preparation import preview
 
     with distributed(options.device) as context:
         caller = Caller(needs_captures=then_average)
@@ -82,10 +82,10 @@ def _megabytes(n_bytes: int) -> str:
 
 def print_result(result: "FinetuneResult", *, as_json: bool) -> None:
     """Print the scores of all checkpoints, and how to go on."""
-    from swa_tools.records import read_records
+    from swa_tools.run_directory import RunDirectory
 
-    metrics = result.run / "metrics.jsonl"
-    scored = [record for record in read_records(metrics) if record.event == "evaluation"]
+    metrics = RunDirectory(result.run).read_metrics()
+    scored = [record for record in metrics if record.event == "evaluation"]
     if as_json:
         print_json(_result_document(result, scored))
     else:

@@ -127,20 +127,11 @@ def command(
 
 
 def _record(soup: "GreedySoup", output: Path, split: str) -> "Record":
-    from swa_tools.records import Record
-
-    score = soup.taken[-1].together
-    return Record(
-        event="evaluation",
+    return soup.taken[-1].together.record(
         checkpoint=output.name,
         kind="soup",
         bn=soup.recomputation.bn.state,
         split=split,
-        n_samples=score.n_samples,
-        top1=score.top1,
-        top5=score.top5,
-        nll=score.nll,
-        ece=score.ece,
         command=command_line(),
     )
 

@@ -1,7 +1,6 @@
 """What `plane`, `ray` and `segment` share: options, the survey, and drawing again."""
 
 import contextlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,10 +243,10 @@ def _measure(
 
 def _decay(given: dict[str, Any], paths: Sequence[Path]) -> dict[str, Any]:
     """Return what was decayed, by the options given, else by the run of one of the checkpoints."""
-    from swa_tools.checkpoints import run_directory_of
+    from swa_tools.run_directory import options_in, run_of_capture
 
-    runs = [run for path in paths if (run := run_directory_of(path)) is not None]
-    options = _options_of(runs[0]) if runs else {}
+    runs = [run for path in paths if (run := run_of_capture(path)) is not None]
+    options = options_in(runs[0].readable_description()) if runs else {}
     weight_decay = given["weight_decay"]
     if weight_decay is None and options.get("optimizer") == "adamw":
         weight_decay = 0.0  # AdamW's decay is none of the loss's.
@@ -255,12 +254,3 @@ def _decay(given: dict[str, Any], paths: Sequence[Path]) -> dict[str, Any]:
         weight_decay = float(options.get("weight_decay", DEFAULT_WEIGHT_DECAY))
     vectors = given["no_decay_norm_bias"] or bool(options.get("no_decay_norm_bias"))
     return {"weight_decay": weight_decay, "no_decay_norm_bias": vectors}
-
-
-def _options_of(run: Path) -> dict[str, Any]:
-    """Return the options of a run's training; none where its description does not tell."""
-    try:
-        options = json.loads((run / "run.json").read_text(encoding="utf-8"))["options"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return options if isinstance(options, dict) else {}

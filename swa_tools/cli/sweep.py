@@ -126,20 +126,8 @@ def command(
 
 
 def _record(point: "SweepPoint", split: str) -> "Record":
-    from swa_tools.records import Record
-
-    return Record(
-        event="evaluation",
-        checkpoint=point.name,
-        kind="average",
-        bn=point.bn,
-        split=split,
-        n_samples=point.score.n_samples,
-        top1=point.score.top1,
-        top5=point.score.top5,
-        nll=point.score.nll,
-        ece=point.score.ece,
-        command=command_line(),
+    return point.score.record(
+        checkpoint=point.name, kind="average", bn=point.bn, split=split, command=command_line()
     )
 
 

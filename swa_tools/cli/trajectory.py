@@ -18,8 +18,6 @@ from swa_tools.cli.surfaces import (
 if TYPE_CHECKING:
     from swa_tools.measurements import Numbers
 
-START_FILE = "start.safetensors"
-
 
 @click.command(
     epilog="\b\nExamples:\n"
@@ -65,7 +63,7 @@ def _measure(
 ) -> "Numbers":
     """Return the numbers, and write them if there is an output."""
     from swa_tools.averaging import open_all
-    from swa_tools.checkpoints import find_checkpoints, run_directory_of
+    from swa_tools.checkpoints import find_checkpoints
     from swa_tools.landscape.measurement_files import (
         check_numbers,
         describe_checkpoints,
@@ -73,15 +71,15 @@ def _measure(
     )
     from swa_tools.landscape.trajectory import describe_trajectory, trajectory, trajectory_arrays
     from swa_tools.measurements import Numbers, describe
+    from swa_tools.run_directory import common_run_of_captures
 
     if output is not None:
         check_numbers(output, force=force)
     paths = find_checkpoints(checkpoints)
     beginning = Path(start) if start is not None else None
-    runs = {run_directory_of(path) for path in paths}
-    run = runs.pop() if len(runs) == 1 else None
-    if beginning is None and run is not None and (run / START_FILE).exists():
-        beginning = run / START_FILE
+    run = common_run_of_captures(paths)
+    if beginning is None and run is not None and run.start.exists():
+        beginning = run.start
     path = trajectory(paths, start=beginning, entry=entry)
     arrays = trajectory_arrays(path)
     description = describe(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swa_tools.cli.output import notice, print_json, print_table, progress
-from swa_tools.cli.results import common_run, recording
+from swa_tools.cli.results import recording
 
 if TYPE_CHECKING:
     from swa_tools.averaging import AverageOptions, Weighting
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
     from swa_tools.evaluation import EvaluationOptions
     from swa_tools.records import Record
+    from swa_tools.run_directory import RunDirectory
     from swa_tools.selection import ScoredAverage
 
 
@@ -57,6 +58,7 @@ def average_recompute_evaluate(
         weighting: As in `average_checkpoints`.
         include_init: The same.
     """
+    from swa_tools.run_directory import common_run
     from swa_tools.selection import average_and_score
 
     run = common_run(paths)
@@ -118,9 +120,9 @@ def _reference(paths: Sequence[Path], minima: "Sequence[Record]") -> Path | None
     return next(path for path in paths if path.name == best.checkpoint)
 
 
-def _minima(run: Path, paths: Sequence[Path]) -> "list[Record]":
+def _minima(run: "RunDirectory", paths: Sequence[Path]) -> "list[Record]":
     """Return how a run scored those of its minima that are averaged."""
-    names = {path.name for path in paths if path.parent.name == "checkpoints"}
+    names = {path.name for path in paths if path.absolute().parent == run.checkpoints}
     return [
         record
         for record in _validations(run)
@@ -128,15 +130,11 @@ def _minima(run: Path, paths: Sequence[Path]) -> "list[Record]":
     ]
 
 
-def _validations(run: Path) -> "list[Record]":
+def _validations(run: "RunDirectory") -> "list[Record]":
     """Return what a run scored itself: its start and its minima, on validation images."""
-    from swa_tools.records import read_records
-
-    if not (run / "metrics.jsonl").exists():
-        return []
     return [
         record
-        for record in read_records(run / "metrics.jsonl")
+        for record in run.read_metrics()
         if record.event == "evaluation"
         and record.checkpoint
         and record.kind in ("start", "checkpoint")
@@ -149,7 +147,7 @@ def verdicts(
     paths: Sequence[Path],
     minima: "Sequence[Record]",
     *,
-    run: Path | None,
+    run: "RunDirectory | None",
 ) -> Iterator[str]:
     """Say where the average is worse than it could be, and what to do about it."""
     is_worse_than_stale = scored.is_worse_than(scored.stale)
@@ -169,12 +167,12 @@ def verdicts(
             + ("" if is_worse_than_stale else "; fewer checkpoints (--last N) may be better")
         )
     if run is not None and _is_rising(minima) and _moves_on(paths):
+        folder = shlex.quote(str(run.path))
         yield (
             f"the run is still descending: its minima rise from {minima[0].top1:.2f} to"
             f" {minima[-1].top1:.2f} % and move on through weight space (swa-tools trajectory"
-            f" {shlex.quote(str(run))}), so that early ones hold the average back. Train on, or"
-            " average the last few: swa-tools sweep"
-            f" {shlex.quote(str(run))} --data DIR scores the last 1, 2, …"
+            f" {folder}), so that early ones hold the average back. Train on, or average the last"
+            f" few: swa-tools sweep {folder} --data DIR scores the last 1, 2, …"
         )
 
 
@@ -204,7 +202,7 @@ def _moves_on(paths: Sequence[Path]) -> bool:
     return len(paths) >= MIN_CAPTURES and not is_exploring(trajectory(paths))
 
 
-def _print(scored: "ScoredAverage", record: "Record", *, run: Path | None) -> None:
+def _print(scored: "ScoredAverage", record: "Record", *, run: "RunDirectory | None") -> None:
     earlier = [] if run is None else _validations(run)
     rows = [
         [

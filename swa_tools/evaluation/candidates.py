@@ -7,16 +7,11 @@ from pathlib import Path
 
 from torch import nn
 
-from swa_tools.checkpoints import CheckpointMetadata, is_run_directory, open_checkpoint
+from swa_tools.checkpoints import CheckpointMetadata, open_checkpoint
 from swa_tools.errors import CheckpointError
 from swa_tools.models import has_batchnorm
 from swa_tools.models.building import resized
-
-START_FILE = "start.safetensors"
-"""What a run directory calls its starting weights."""
-
-EMA_FOLDER = "ema"
-"""The folder of a run directory with the moving averages at its captures."""
+from swa_tools.run_directory import run_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +34,10 @@ class Candidate:
     def kind(self) -> str:
         """`checkpoint`, `average` or `soup`; in a run directory also `start` and `ema`."""
         kind = self.metadata.kind if self.metadata is not None else "checkpoint"
-        folder = self.path.absolute().parent
-        if kind == "checkpoint" and is_run_directory(folder) and self.path.name == START_FILE:
+        run = run_of(self.path) if kind == "checkpoint" else None
+        if run is not None and self.path.absolute() == run.start:
             return "start"
-        if kind == "checkpoint" and is_run_directory(folder.parent) and folder.name == EMA_FOLDER:
+        if run is not None and self.path.absolute().parent == run.ema:
             return "ema"
         return kind
 

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from swa_tools.distributed import Distributed
+from swa_tools.records import Record
 
 N_BINS = 15
 """Bins of the calibration error, as Guo et al. 2017 (arXiv:1706.04599) have them."""
@@ -31,6 +32,32 @@ class Score:
     top5: float | None
     nll: float
     ece: float
+
+    def record(
+        self,
+        *,
+        kind: str,
+        checkpoint: str | None,
+        bn: str | None = None,
+        split: str,
+        digest: str | None = None,
+        command: str | None = None,
+    ) -> Record:
+        """Return the record of this score; the arguments are as `Record` has them."""
+        return Record(
+            event="evaluation",
+            checkpoint=checkpoint,
+            digest=digest,
+            kind=kind,
+            bn=bn,
+            split=split,
+            n_samples=self.n_samples,
+            top1=self.top1,
+            top5=self.top5,
+            nll=self.nll,
+            ece=self.ece,
+            command=command,
+        )
 
 
 class Tally:

@@ -35,6 +35,32 @@ class ScoredCheckpoint:
     score: Score
     real: float | None
 
+    def record(self, *, split: str, command: str | None) -> Record:
+        """Return the record of the score, with the moment of training that the file tells.
+
+        Args:
+            split: `train` or `val`.
+            command: How to obtain it again.
+        """
+        record = self.score.record(
+            checkpoint=self.path.name,
+            digest=self.digest,
+            kind=self.kind,
+            bn=self.bn,
+            split=split,
+            command=command,
+        )
+        training = self.metadata.training if self.metadata is not None else None
+        if training is None:
+            return record
+        return dataclasses.replace(
+            record,
+            epoch=training.epoch,
+            step=training.step,
+            cycle=training.cycle,
+            lr=training.lr,
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointScores:
@@ -65,33 +91,10 @@ class CheckpointScores:
             split: `train` or `val`.
             command: How to obtain them again.
         """
-        records = []
-        for one in self.checkpoints:
-            record = _record(one.score, name=one.path.name, kind=one.kind)
-            record = dataclasses.replace(record, digest=one.digest, bn=one.bn)
-            training = one.metadata.training if one.metadata is not None else None
-            if training is not None:
-                record = dataclasses.replace(
-                    record,
-                    epoch=training.epoch,
-                    step=training.step,
-                    cycle=training.cycle,
-                    lr=training.lr,
-                )
-            records.append(record)
-        if self.evaluation.ensemble is not None:
-            records.append(_record(self.evaluation.ensemble, name=ENSEMBLE, kind=ENSEMBLE))
-        return [dataclasses.replace(one, split=split, command=command) for one in records]
-
-
-def _record(score: Score, *, name: str, kind: str) -> Record:
-    return Record(
-        event="evaluation",
-        checkpoint=name,
-        kind=kind,
-        n_samples=score.n_samples,
-        top1=score.top1,
-        top5=score.top5,
-        nll=score.nll,
-        ece=score.ece,
-    )
+        records = [one.record(split=split, command=command) for one in self.checkpoints]
+        ensemble = self.evaluation.ensemble
+        if ensemble is not None:
+            records.append(
+                ensemble.record(checkpoint=ENSEMBLE, kind=ENSEMBLE, split=split, command=command)
+            )
+        return records

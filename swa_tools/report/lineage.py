@@ -1,17 +1,14 @@
 """What `run.json` says about a run, and about the runs that it continues."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from swa_tools.errors import SwaToolsError
-from swa_tools.records import Record, read_records
-
-DESCRIPTION_FILE = "run.json"
-METRICS_FILE = "metrics.jsonl"
-START_FILE = "start.safetensors"
+from swa_tools.records import Record
+from swa_tools.run_directory import RunDirectory, options_in
+from swa_tools.run_files import START
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,26 +39,9 @@ class Earlier:
         return self.start_digest if self.earlier is None else self.earlier.origin
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """Return `run.json`; empty if there is none.
-
-    Raises:
-        SwaToolsError: It cannot be read, or is something else.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise SwaToolsError(f"{path}: cannot read it: {error}") from error
-    if not isinstance(document, dict):
-        raise SwaToolsError(f"{path}: expected the description of a run, found something else")
-    return document
-
-
 def start_digest(records: Iterable[Record]) -> str | None:
     """Return the digest of the weights that a run started from, as its records have it."""
-    digests = (record.digest for record in records if record.checkpoint == START_FILE)
+    digests = (record.digest for record in records if record.checkpoint == START)
     return next((digest for digest in digests if digest is not None), None)
 
 
@@ -85,7 +65,7 @@ def earlier_of(
         others: Further folders that may be the earlier run.
         seen: Folders that need no second look.
     """
-    from_run = _dict(description.get("options")).get("from_run")
+    from_run = options_in(description).get("from_run")
     if not isinstance(from_run, str) or not from_run:
         return None
     if isinstance(description.get("earlier"), dict):
@@ -105,7 +85,7 @@ def _parse(document: dict[str, Any]) -> Earlier:
     return Earlier(
         n_epochs=float(n_epochs) if isinstance(n_epochs, int | float) else None,
         start_digest=start if isinstance(start, str) else None,
-        options=_dict(document.get("options")),
+        options=options_in(document),
         earlier=_parse(before) if isinstance(before, dict) else None,
     )
 
@@ -113,8 +93,8 @@ def _parse(document: dict[str, Any]) -> Earlier:
 def _read(folder: Path, *, end: str | None, seen: frozenset[Path]) -> Earlier | None:
     """Read the run in a folder, if there is one and it ended with certain weights."""
     try:
-        description = read_description(folder / DESCRIPTION_FILE)
-        records = list(read_records(folder / METRICS_FILE))
+        description = RunDirectory(folder).read_description()
+        records = RunDirectory(folder).read_metrics()
     except SwaToolsError:
         return None
     lengths = [record.epoch for record in records if record.epoch is not None]
@@ -126,10 +106,6 @@ def _read(folder: Path, *, end: str | None, seen: frozenset[Path]) -> Earlier | 
     return Earlier(
         n_epochs=n_epochs,
         start_digest=start,
-        options=_dict(description.get("options")),
+        options=options_in(description),
         earlier=earlier_of(folder, description, start=start, seen=seen),
     )
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

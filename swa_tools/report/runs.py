@@ -10,18 +10,9 @@ from typing import Any
 from swa_tools.errors import SwaToolsError
 from swa_tools.measurements import Numbers, read_numbers
 from swa_tools.records import Record, read_records
-from swa_tools.report.lineage import (
-    DESCRIPTION_FILE,
-    METRICS_FILE,
-    START_FILE,
-    Earlier,
-    earlier_of,
-    read_description,
-    start_digest,
-)
-
-RECORD_FILES = (METRICS_FILE, "results.jsonl")
-"""In this order: where one thing was scored twice, the later score counts."""
+from swa_tools.report.lineage import Earlier, earlier_of, start_digest
+from swa_tools.run_directory import RunDirectory, options_in
+from swa_tools.run_files import START
 
 COMBINED = frozenset({"average", "soup", "ensemble"})
 """Kinds whose newest score counts; for the others, the last in the run counts."""
@@ -72,8 +63,7 @@ class RunData:
     @property
     def options(self) -> dict[str, Any]:
         """The options of `finetune`; empty where they are not known."""
-        found = self.description.get("options")
-        return found if isinstance(found, dict) else {}
+        return options_in(self.description)
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -173,12 +163,14 @@ def load_run(path: Path, *, name: str | None = None, others: Sequence[Path] = ()
     """
     if not path.is_dir():
         raise SwaToolsError(f"{path}: no such run: expected a folder that finetune wrote")
-    files = [path / file for file in RECORD_FILES if (path / file).exists()]
+    directory = RunDirectory(path)
+    # In this order: where one thing was scored twice, the later score counts.
+    expected = (directory.metrics, directory.results)
+    files = [file for file in expected if file.exists()]
     if not files:
-        raise SwaToolsError(
-            f"{path}: nothing to report: expected {' or '.join(RECORD_FILES)} in it"
-        )
-    description = read_description(path / DESCRIPTION_FILE)
+        names = " or ".join(file.name for file in expected)
+        raise SwaToolsError(f"{path}: nothing to report: expected {names} in it")
+    description = directory.read_description()
     records = tuple(record for file in files for record in read_records(file))
     numbers, notices = _read_all_numbers(path)
     return RunData(
@@ -224,7 +216,7 @@ def kind_of(record: Record) -> str | None:
     """Return what a record scores; None for weights between two captures, and for no score."""
     if record.event != "evaluation":
         return None
-    if record.checkpoint == START_FILE:
+    if record.checkpoint == START:
         return "start"
     if record.kind in (None, "checkpoint") and record.checkpoint is None:
         return None

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import platform
 import shlex
+import socket
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -14,11 +15,10 @@ import torch
 from swa_tools import __version__
 from swa_tools.checkpoints import ModelInfo, content_digest
 from swa_tools.distributed import Distributed, amp_dtype
+from swa_tools.run_directory import RunDirectory, options_in
 from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.plan import RunPlan
 from swa_tools.training.resume import ResumePoint
-from swa_tools.training.resuming import launcher
-from swa_tools.training.run_directory import RunDirectory
 
 _NOT_REPEATED = ("output", "force", "resume", "resume_if_exists")
 """Options that belong to one call and not to the run."""
@@ -101,13 +101,24 @@ def describe_earlier(directory: RunDirectory, point: ResumePoint) -> dict[str, A
         directory: Of the earlier run.
         point: Its last.
     """
-    document = directory.read_description()
+    document = directory.readable_description()
     return {
         "n_epochs": point.step / int(point.settings["steps per epoch"]),
         "start_digest": content_digest(directory.start),
-        "options": document.get("options", {}),
+        "options": options_in(document),
         "earlier": document.get("earlier"),
     }
+
+
+def launcher() -> dict[str, str] | None:
+    """Return who started this process, the same in all attempts of a job; None without torchrun.
+
+    Of rank 0: `run.json` tells it, so that an attempt knows its own run.
+    """
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    if run_id is None:
+        return None
+    return {"run_id": run_id, "agent": f"{socket.gethostname()}/{os.getppid()}"}
 
 
 def _device_name(device: torch.device) -> str:

@@ -2,20 +2,23 @@
 
 import contextlib
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from swa_tools.distributed import OtherRankError
 from swa_tools.errors import SwaToolsError, TrainingError
-from swa_tools.training.run import Run
-from swa_tools.training.start import OtherRankError
+
+if TYPE_CHECKING:
+    from swa_tools.training.run import Run
 
 _OF_A_CONNECTION = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 """What gloo's errors hold, which are plain RuntimeErrors."""
 
 
-def diverged(run: Run, what: str, *, step: int) -> SwaToolsError:
+def diverged(run: "Run", what: str, *, step: int) -> SwaToolsError:
     """Return the error of a run whose numbers are not finite; rank 0 shows it.
 
     Args:
@@ -45,7 +48,7 @@ def are_finite(tensors: list[torch.Tensor]) -> bool:
     return bool(nn.utils.get_total_norm(floats).isfinite())
 
 
-def check_weights(run: Run) -> None:
+def check_weights(run: "Run") -> None:
     """Stop a run whose weights have diverged, before they are saved; all ranks must call this.
 
     Raises:
@@ -53,12 +56,12 @@ def check_weights(run: Run) -> None:
     """
     if run.options.allow_nonfinite:
         return
-    tensors = list(run.module.state_dict().values()) if run.context.is_main else []
+    tensors = list(run.network.module.state_dict().values()) if run.context.is_main else []
     if not run.context.broadcast(are_finite(tensors)):
         raise diverged(run, "the weights are not finite", step=run.step)
 
 
-def explain(error: Exception, run: Run) -> SwaToolsError | None:
+def explain(error: Exception, run: "Run") -> SwaToolsError | None:
     """Return one line on what a step has raised; None for what is a bug of this program."""
     plan, context = run.plan, run.context
     reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -1,14 +1,23 @@
-"""Signals that ask a run to stop: noted when they come, obeyed between two steps."""
+"""Signals that ask a run to stop: noted when they come, told to all ranks, obeyed between steps."""
 
 import contextlib
 import dataclasses
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+from swa_tools.distributed import Distributed
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, the end of a job, and the warning that Slurm sends some time before it."""
+
+LONGEST_STEPS = 10
+"""Steps between two votes, at most: a vote costs a little."""
+
+LONGEST_SECONDS = 3.0
+"""Time between two votes: torchrun kills its processes 30 s after it has sent them a signal."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -44,3 +53,57 @@ def stop_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def agreed_signal(stop: StopRequest, context: Distributed) -> signal.Signals | None:
+    """Return the signal that any rank got; all ranks must call this."""
+    return next((number for number in context.gather(stop.number) if number is not None), None)
+
+
+class Votes:
+    """What one rank may know before the others: a signal that came, a resume point that is overdue.
+
+    All ranks vote in the same steps: the first after the first step of a process.
+
+    The interval follows the time that steps take, measured on every rank and told with each vote,
+    so that all of them know the step of the next one.
+
+    Args:
+        context: The ranks.
+        step: Optimizer steps completed.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self, context: Distributed, *, step: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._context = context
+        self._clock = clock
+        self._last = (step, clock())
+        self._next_step = step + 1
+
+    def is_due(self, step: int) -> bool:
+        """Tell whether several ranks vote after a step; one alone has nobody to ask."""
+        return self._context.world_size > 1 and step >= self._next_step
+
+    def vote(
+        self, step: int, *, number: signal.Signals | None, is_overdue: bool
+    ) -> tuple[signal.Signals | None, bool]:
+        """Return the signal that a rank got, and whether rank 0 finds a resume point overdue.
+
+        Between two votes of several ranks it is neither.
+        """
+        if self._context.world_size == 1:
+            return number, is_overdue
+        if not self.is_due(step):
+            return None, False
+        last_step, last_time = self._last
+        now = self._clock()
+        seconds = (now - last_time) / max(1, step - last_step)
+        votes = self._context.gather((number, is_overdue, seconds))
+        slowest = max(seconds for _, _, seconds in votes)
+        n_steps = int(min(LONGEST_STEPS, max(1, LONGEST_SECONDS / max(slowest, 1e-9))))
+        # In the steps of the records, which wait for the device anyway.
+        self._next_step = (step // n_steps + 1) * n_steps
+        self._last = (step, self._clock())
+        return next((number for number, _, _ in votes if number is not None), None), votes[0][1]

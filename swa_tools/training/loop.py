@@ -14,16 +14,15 @@ from swa_tools.errors import OutputError
 from swa_tools.records import Record
 from swa_tools.training.description import Caller
 from swa_tools.training.failures import check_weights, diverged, explain, is_lost_connection
-from swa_tools.training.interrupts import StopRequest, stop_signals
+from swa_tools.training.interrupts import StopRequest, agreed_signal, stop_signals
 from swa_tools.training.options import FinetuneOptions
+from swa_tools.training.preparation import open_run
 from swa_tools.training.progress import FinetuneResult, Listener, Progress
 from swa_tools.training.resume import describe_changes, environment
 from swa_tools.training.run import Run
 from swa_tools.training.saving import clear_away, save, save_capture
-from swa_tools.training.setup import open_run
 from swa_tools.training.validation import (
     NotFiniteError,
-    agreed_signal,
     score_average,
     validate,
 )
@@ -70,7 +69,7 @@ def finetune(
         n_steps=run.plan.n_steps,
         captures=tuple(run.captures()),
         average=run.average,
-        resumed_step=run.resumed_step,
+        resumed_step=None if run.start.point is None else run.start.point.step,
         stopped_by=stopped_by,
         images_per_second=run.watch.total_images / max(run.watch.total_seconds, 1e-9),
         seconds_saving=run.watch.saving_seconds,
@@ -153,7 +152,7 @@ def _batches(run: Run) -> Generator[Batch]:
     """Yield the batches from the run's step to its end, epoch after epoch."""
     while run.step < run.plan.n_steps:
         epoch, n_done = divmod(run.step, run.plan.steps_per_epoch)
-        batches = run.train.epoch(run.epochs_before + epoch, start_step=n_done)
+        batches = run.loaders.train.epoch(run.start.epochs_before + epoch, start_step=n_done)
         while run.step < run.plan.n_steps:
             with run.watch.waiting():
                 batch = next(batches, None)
@@ -163,10 +162,10 @@ def _batches(run: Run) -> Generator[Batch]:
 
 
 def _take_step(run: Run, batch: Batch) -> None:
-    loss = run.stepper.take(batch.images, batch.targets, step=run.step, lr=run.lr)
+    loss = run.network.stepper.take(batch.images, batch.targets, step=run.step, lr=run.lr)
     run.losses.add(loss)
-    if run.ema is not None:
-        run.ema.update()
+    if run.network.ema is not None:
+        run.network.ema.update()
     run.watch.count(len(batch.images) * run.context.world_size)
 
 
@@ -178,12 +177,10 @@ def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
     logs = is_capture or ends_run or step % run.options.log_every == 0
     scores = _is_scored(run)
     # Reading waits for the device, so that a vote is about steps that are really done.
-    if logs or ends_epoch or scores or run.agreement.is_due(step) or _reading_is_free(run):
+    if logs or ends_epoch or scores or run.votes.is_due(step) or _reading_is_free(run):
         _read_losses(run)
-    stopped_by, is_overdue = run.agreement.vote(
-        step, number=stop.number, is_overdue=run.is_overdue()
-    )
-    is_due = is_capture or ends_run or run.resume_every.includes(step)
+    stopped_by, is_overdue = run.votes.vote(step, number=stop.number, is_overdue=run.is_overdue())
+    is_due = is_capture or ends_run or run.plan.resume_every.includes(step)
     saves = is_due or is_overdue or stopped_by is not None
     if saves:
         _read_losses(run)
@@ -208,8 +205,8 @@ def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
 def _is_scored(run: Run) -> bool:
     """Tell whether anything is to be scored after this step."""
     is_regular = run.step == 0 or run.step in run.plan.captures
-    is_due = run.val is not None and (is_regular or run.validate_every.includes(run.step))
-    return is_due or run.is_average_due
+    is_due = is_regular or run.plan.validate_every.includes(run.step)
+    return (is_due and run.loaders.val is not None) or run.is_average_due
 
 
 def _score_if_due(run: Run, stop: StopRequest) -> signal.Signals | None:
@@ -243,9 +240,9 @@ def _scores(run: Run, stop: StopRequest) -> list[Record]:
 
 def _count_skipped(run: Run) -> int:
     """Return how many images any rank could not read."""
-    skipped = {("train", path) for path in run.train.skipped}
-    if run.val is not None:
-        skipped |= {("val", path) for path in run.val.skipped}
+    skipped = {("train", path) for path in run.loaders.train.skipped}
+    if run.loaders.val is not None:
+        skipped |= {("val", path) for path in run.loaders.val.skipped}
     return len(set[tuple[str, str]]().union(*run.context.gather(skipped)))
 
 

@@ -4,9 +4,14 @@ import dataclasses
 import math
 from typing import Any
 
+from torch import nn
+
 from swa_tools.errors import TrainingError
+from swa_tools.training.options import FinetuneOptions, Interval
 from swa_tools.training.schedule_options import ScheduleOptions, build_schedule, steps_of
 from swa_tools.training.schedules import Schedule
+
+NEVER = Interval()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +26,7 @@ class RunPlan:
         accumulate: Pieces that a rank computes its share in.
         steps_per_epoch: Optimizer steps of an epoch; a last incomplete batch is left out.
         n_steps: Optimizer steps of the run.
+        validate_every, resume_every: Besides at captures.
     """
 
     schedule: Schedule
@@ -30,6 +36,8 @@ class RunPlan:
     accumulate: int
     steps_per_epoch: int
     n_steps: int
+    validate_every: Interval
+    resume_every: Interval
 
     @property
     def captures(self) -> range:
@@ -94,6 +102,8 @@ def plan_run(
     batch_size: int,
     world_size: int = 1,
     accumulate: int = 1,
+    validate_every: Interval = NEVER,
+    resume_every: Interval = NEVER,
 ) -> RunPlan:
     """Plan a run of `epochs` passes over the training images.
 
@@ -120,4 +130,72 @@ def plan_run(
         accumulate=accumulate,
         steps_per_epoch=steps_per_epoch,
         n_steps=n_steps,
+        validate_every=validate_every,
+        resume_every=resume_every,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunSizes:
+    """The bytes of a run's files, but for its records, which are small.
+
+    Attributes:
+        checkpoint_bytes: One checkpoint.
+        n_kept: How many captures lie there at the end of the run; of `--keep-checkpoints none`
+            the newest, until it is over.
+        captures_bytes: The captures that are kept.
+        ema_bytes: Those of the moving average beside them.
+        start_bytes: The starting weights.
+        average_bytes: The average of the captures.
+        resume_bytes: The point to resume from: weights, optimizer, moving and running averages.
+            It lies there twice while it is replaced.
+    """
+
+    checkpoint_bytes: int
+    n_kept: int
+    captures_bytes: int
+    ema_bytes: int
+    start_bytes: int
+    average_bytes: int
+    resume_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of them together, at most."""
+        kept = self.captures_bytes + self.ema_bytes + self.start_bytes + self.average_bytes
+        return kept + 2 * self.resume_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sizes for JSON."""
+        return {**dataclasses.asdict(self), "total_bytes": self.total_bytes}
+
+
+def measure_run(
+    module: nn.Module, options: FinetuneOptions, plan: RunPlan, *, has_average: bool
+) -> RunSizes:
+    """Return what a run will take of the disk.
+
+    Args:
+        module: Its network.
+        options: The run.
+        plan: What follows from them.
+        has_average: Whether the captures are averaged into the run directory.
+    """
+    tensors = list(module.state_dict().values())
+    checkpoint = sum(tensor.nbytes for tensor in tensors)
+    online = sum(t.numel() * (8 if t.is_floating_point() else t.itemsize) for t in tensors)
+    trained = sum(p.nbytes for p in module.parameters() if p.requires_grad)
+    n_buffers = 2 if options.optimizer.optimizer == "adamw" else int(options.optimizer.momentum > 0)
+    has_ema = options.ema is not None
+    n_kept = len(plan.captures)
+    if options.keep_checkpoints is not None:
+        n_kept = min(n_kept, max(1, options.keep_checkpoints))
+    return RunSizes(
+        checkpoint_bytes=checkpoint,
+        n_kept=n_kept,
+        captures_bytes=n_kept * checkpoint,
+        ema_bytes=n_kept * checkpoint * has_ema,
+        start_bytes=checkpoint,
+        average_bytes=checkpoint * has_average,
+        resume_bytes=checkpoint * (1 + has_ema) + n_buffers * trained + online * options.swa_online,
     )

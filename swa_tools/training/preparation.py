@@ -1,107 +1,132 @@
-"""What follows from the options and the start of a run, before its network is built."""
+"""From the options of a run to its first step, or to the step where it is resumed."""
 
 import dataclasses
 import functools
 from typing import Any
 
-from swa_tools.data import Loader, evaluation_loader, training_loader
-from swa_tools.distributed import Distributed
+from swa_tools.checkpoints import content_digest
+from swa_tools.distributed import Distributed, together
 from swa_tools.errors import TrainingError
-from swa_tools.training.description import Caller
-from swa_tools.training.network import check_network
-from swa_tools.training.online import OnlineAverage
+from swa_tools.models import save_state_dict
+from swa_tools.run_directory import RunDirectory
+from swa_tools.training.averages import OnlineAverage
+from swa_tools.training.description import Caller, describe_earlier, describe_run
+from swa_tools.training.loaders import Loaders, open_loaders
+from swa_tools.training.network import build_network, check_network
 from swa_tools.training.optimizer import check_optimizer
-from swa_tools.training.options import FinetuneOptions, Interval, parse_interval
-from swa_tools.training.plan import RunPlan, plan_run
+from swa_tools.training.options import FinetuneOptions, parse_interval
+from swa_tools.training.plan import RunPlan, RunSizes, measure_run, plan_run
+from swa_tools.training.progress import Listener
 from swa_tools.training.resume import ResumePoint, check_settings
-from swa_tools.training.run import EpochLoader
+from swa_tools.training.run import Run
 from swa_tools.training.schedule_options import steps_of
-from swa_tools.training.start import Start, training_view_of
-from swa_tools.training.synthetic import SyntheticLoader
+from swa_tools.training.start import Start, is_resumed, open_start
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A run that can be set up: nothing that a rank can check by itself is wrong with it.
+def open_run(
+    options: FinetuneOptions, *, context: Distributed, listener: Listener, caller: Caller
+) -> Run:
+    """Set a run up; rank 0 makes its directory.
 
-    Attributes:
-        options: The run's, with the start of an annealing as it is found.
-        plan: What follows from them.
-        epochs_before: Epochs of the runs that this one continues.
-        settings: What a resumed run must have in common with this one.
-        train, val: The images; no `val` where nothing is validated.
-        online: The average of captures, if one is kept in the run.
-        validate_every, resume_every: Besides at captures.
+    Raises:
+        SwaToolsError: It cannot start or be resumed. An earlier run in the same place is then
+            still as it was.
     """
+    directory = RunDirectory(options.output)
+    resuming = context.broadcast(
+        together(context, lambda: context.is_main and is_resumed(options, directory))
+    )
+    start = open_start(options, directory=directory, resuming=resuming, context=context)
+    options, plan, loaders = together(
+        context, lambda: _prepare(options, start, context=context, caller=caller)
+    )
+    steps_before = start.epochs_before * plan.steps_per_epoch
+    run = Run(
+        options=options,
+        plan=plan,
+        settings=run_settings(options, plan, start, epochs_before=start.epochs_before),
+        context=context,
+        directory=directory,
+        listener=listener if context.is_main else Listener(),
+        start=start,
+        loaders=loaders,
+        network=build_network(options, start, context=context, steps_before=steps_before),
+        online=together(context, lambda: _online(options, start.point)),
+    )
+    together(context, lambda: _write_beginning(run, caller) if context.is_main else None)
+    return run
 
-    options: FinetuneOptions
-    plan: RunPlan
-    epochs_before: int
-    settings: dict[str, Any]
-    train: EpochLoader
-    val: Loader | None
-    online: OnlineAverage | None
-    validate_every: Interval
-    resume_every: Interval
+
+def preview(
+    options: FinetuneOptions, *, context: Distributed, caller: Caller
+) -> tuple[RunPlan, RunSizes]:
+    """Plan a run without starting it: nothing is downloaded, nothing written.
+
+    Returns:
+        The plan, and what the run will take of the disk.
+
+    Raises:
+        SwaToolsError: The run could not start.
+    """
+    options = dataclasses.replace(options, pretrained=False, validate_every="never")
+    directory = RunDirectory(options.output)
+    start = open_start(options, directory=directory, resuming=options.resume, context=context)
+    _, plan, _ = together(context, lambda: _prepare(options, start, context=context, caller=caller))
+    has_average = options.swa_online or caller.needs_captures
+    return plan, measure_run(start.built.module, options, plan, has_average=has_average)
 
 
-def prepare(
+def _prepare(
     options: FinetuneOptions, start: Start, *, context: Distributed, caller: Caller
-) -> Prepared:
-    """Plan a run and check everything that a rank can check by itself.
+) -> tuple[FinetuneOptions, RunPlan, Loaders]:
+    """Plan a run, open its loaders, and check everything that a rank can check by itself.
+
+    Returns:
+        The options with the start of an annealing as it is found, the plan and the loaders.
 
     Raises:
         SwaToolsError: The run makes no sense, or is not the one that is resumed.
     """
     check_network(options, context)
     check_optimizer(options.optimizer)
-    _check_batch(options, context)
-    train = _training_loader(options, start, context)
-    options = _with_start_epoch(options, start, train.steps_per_epoch)
-    plan = _plan(options, start, train, context)
-    epochs_before = _epochs_before(start)
-    settings = run_settings(options, plan, start, epochs_before=epochs_before)
+    loaders = open_loaders(options, start, context)
+    options = _with_start_epoch(options, start, loaders.train.steps_per_epoch)
+    plan = _plan(options, start, loaders.train.steps_per_epoch, context)
     if start.point is not None:
-        check_settings(start.point.settings, expected=settings, run=options.output)
-        _check_length(options, plan, start.point)
-    if not plan.captures and (options.swa_online or caller.needs_captures):
-        flag = "--swa-online" if options.swa_online else "--then-average"
-        raise TrainingError(
-            f"{flag}: the run of {plan.n_steps} steps completes no cycle, so there is nothing to"
-            " average; give more --epochs or shorter cycles (--cycle-epochs)"
-        )
-    if options.synthetic_data is not None and caller.needs_captures:
-        raise TrainingError("--then-average needs images for BatchNorm; leave --synthetic-data out")
-    interval = functools.partial(parse_interval, steps_per_epoch=plan.steps_per_epoch)
-    return Prepared(
-        options=options,
-        plan=plan,
-        epochs_before=epochs_before,
-        settings=settings,
-        train=train,
-        val=_validation_loader(options, start, context),
-        online=_online(options, start.point),
-        validate_every=interval(options.validate_every, flag="--validate-every", minutes=False),
-        resume_every=interval(options.resume_every, flag="--resume-every", minutes=True),
-    )
+        _check_resumed(options, plan, start, start.point)
+    _check_averages(options, plan, caller)
+    return options, plan, loaders
 
 
-def _check_batch(options: FinetuneOptions, context: Distributed) -> None:
-    if options.batch_size % context.world_size:
-        raise TrainingError(
-            f"--batch-size {options.batch_size}: {context.world_size} processes cannot share it"
-            " evenly; start as many as divide it (a resumed run keeps its --batch-size), or give"
-            " another"
-        )
-
-
-def _check_length(options: FinetuneOptions, plan: RunPlan, point: ResumePoint) -> None:
+def _check_resumed(
+    options: FinetuneOptions, plan: RunPlan, start: Start, point: ResumePoint
+) -> None:
+    settings = run_settings(options, plan, start, epochs_before=start.epochs_before)
+    check_settings(point.settings, expected=settings, run=options.output)
     if point.step > plan.n_steps:
         raise TrainingError(
             f"{options.output}: --epochs {options.epochs:g} ends the run before the"
             f" {plan.epoch(point.step):g} epochs ({point.step} steps) that it has done; resume it"
             " with as many or more"
         )
+
+
+def _check_averages(options: FinetuneOptions, plan: RunPlan, caller: Caller) -> None:
+    """Refuse to average captures where there will be none, or no images for BatchNorm."""
+    if options.keep_checkpoints == 0 and not options.swa_online:
+        raise TrainingError(
+            "--keep-checkpoints none: nothing would be left of the run; give --swa-online, too"
+        )
+    if not (options.swa_online or caller.needs_captures):
+        return
+    flag = "--swa-online" if options.swa_online else "--then-average"
+    if not plan.captures:
+        raise TrainingError(
+            f"{flag}: the run of {plan.n_steps} steps completes no cycle, so there is nothing to"
+            " average; give more --epochs or shorter cycles (--cycle-epochs)"
+        )
+    if options.synthetic_data is not None:
+        raise TrainingError(f"{flag} needs images for BatchNorm; leave --synthetic-data out")
 
 
 def _with_start_epoch(
@@ -122,73 +147,21 @@ def _with_start_epoch(
     return dataclasses.replace(options, schedule=schedule)
 
 
-def _epochs_before(start: Start) -> int:
-    """Return the epochs, begun ones included, of the runs that this one continues (`--from`).
-
-    Order and augmentation go on after them instead of coming again.
-    """
-    if start.point is not None:
-        return int(start.point.settings.get("epochs before") or 0)
-    if start.earlier is None:
-        return 0
-    settings = start.earlier.settings
-    begun = -(-start.earlier.step // int(settings["steps per epoch"]))
-    return int(settings.get("epochs before") or 0) + begun
-
-
-def _training_loader(options: FinetuneOptions, start: Start, context: Distributed) -> EpochLoader:
-    shared: dict[str, Any] = {
-        "batch_size": options.batch_size,
-        "device": context.device,
-        "seed": options.seed,
-        "rank": context.rank,
-        "world_size": context.world_size,
-        "channels_last": options.channels_last,
-    }
-    preprocessing = start.built.preprocessing
-    if start.train is None:
-        n_images, num_classes = options.synthetic_data or 0, start.built.info.num_classes
-        return SyntheticLoader(n_images, preprocessing, num_classes=num_classes, **shared)
-    return training_loader(
-        start.train,
-        preprocessing,
-        workers=options.workers,
-        skip_bad_images=options.skip_bad_images,
-        view=training_view_of(options, preprocessing),
-        **shared,
-    )
-
-
-def _validation_loader(
-    options: FinetuneOptions, start: Start, context: Distributed
-) -> Loader | None:
-    if start.val is None:
-        return None
-    return evaluation_loader(
-        start.val,
-        start.built.preprocessing,
-        batch_size=max(1, options.batch_size // context.world_size),
-        device=context.device,
-        workers=options.workers,
-        skip_bad_images=options.skip_bad_images,
-        rank=context.rank,
-        world_size=context.world_size,
-        channels_last=options.channels_last,
-    )
-
-
 def _plan(
-    options: FinetuneOptions, start: Start, train: EpochLoader, context: Distributed
+    options: FinetuneOptions, start: Start, steps_per_epoch: int, context: Distributed
 ) -> RunPlan:
     n_images = len(start.train) if start.train is not None else options.synthetic_data or 0
+    interval = functools.partial(parse_interval, steps_per_epoch=steps_per_epoch)
     return plan_run(
         options.schedule,
         epochs=options.epochs,
         n_images=n_images,
-        steps_per_epoch=train.steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         batch_size=min(options.batch_size, n_images),
         world_size=context.world_size,
         accumulate=options.accumulate,
+        validate_every=interval(options.validate_every, flag="--validate-every", minutes=False),
+        resume_every=interval(options.resume_every, flag="--resume-every", minutes=True),
     )
 
 
@@ -222,14 +195,39 @@ def run_settings(
 
 def _online(options: FinetuneOptions, point: ResumePoint | None) -> OnlineAverage | None:
     if not options.swa_online:
-        if options.keep_checkpoints == 0:
-            raise TrainingError(
-                "--keep-checkpoints none: nothing would be left of the run; give --swa-online, too"
-            )
         return None
-    if options.synthetic_data is not None:
-        raise TrainingError("--swa-online needs images for BatchNorm; leave --synthetic-data out")
     online = OnlineAverage(include_init=options.include_init)
     if point is not None and point.online is not None:
         online.load_state_dict(point.online)
     return online
+
+
+def _write_beginning(run: Run, caller: Caller) -> None:
+    """Make the run directory, or cut a resumed one back to its resume point; runs on rank 0."""
+    directory, start = run.directory, run.start
+    command, earlier = caller.command, None
+    if start.point is None:
+        directory.create(ema=run.network.ema is not None)
+        if run.options.from_run is not None and start.earlier is not None:
+            earlier = describe_earlier(RunDirectory(run.options.from_run), start.earlier)
+    else:
+        directory.truncate_metrics(start.point.metrics_bytes)
+        # What began it, not what went on with it.
+        before = directory.readable_description()
+        command, earlier = before.get("command", command), before.get("earlier")
+    directory.describe(
+        describe_run(
+            run.options,
+            run.plan,
+            info=start.built.info,
+            context=run.context,
+            caller=dataclasses.replace(caller, command=command),
+            earlier=earlier,
+        )
+    )
+    if start.point is None:
+        metadata, weights = run.metadata(start.bn, at_start=True), run.network.module.state_dict()
+        save_state_dict(directory.start, weights, metadata, force=True)
+        if run.online is not None and run.options.include_init:
+            digest = content_digest(directory.start)
+            run.online.add(weights, name=directory.start.name, digest=digest)

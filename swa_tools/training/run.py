@@ -2,42 +2,22 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import nn
+from typing import Any
 
 from swa_tools import __version__
 from swa_tools.checkpoints import BnInfo, CheckpointMetadata, DataInfo, TrainingInfo
-from swa_tools.data import Batch, Loader
 from swa_tools.distributed import Distributed
 from swa_tools.models import has_batchnorm
-from swa_tools.training.agreement import Agreement
-from swa_tools.training.ema import ExponentialAverage
-from swa_tools.training.losses import LossLog
-from swa_tools.training.online import OnlineAverage
-from swa_tools.training.options import FinetuneOptions, Interval
+from swa_tools.run_directory import RunDirectory
+from swa_tools.training.averages import OnlineAverage
+from swa_tools.training.interrupts import Votes
+from swa_tools.training.loaders import Loaders
+from swa_tools.training.network import Network
+from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.plan import RunPlan
-from swa_tools.training.progress import Listener, Stopwatch
-from swa_tools.training.run_directory import RunDirectory, capture_name
+from swa_tools.training.progress import Listener, LossLog, Stopwatch
 from swa_tools.training.start import Start, training_view_of
-from swa_tools.training.step import Stepper
-
-
-class EpochLoader(Protocol):
-    """Training batches by epoch, real ones or synthetic ones."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
-
-    @property
-    def skipped(self) -> list[str]:
-        """Paths of the bad images left out so far."""
-
-    def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:
-        """Yield this rank's share of the batches of an epoch, from `start_step` on."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -52,17 +32,11 @@ class Run:
         directory: Where rank 0 writes.
         listener: Who is told, on rank 0.
         start: Where the run began.
-        module: The plain network, on the device.
-        stepper: What trains it.
-        ema: Its moving average, if one is kept.
+        loaders: Where its batches come from.
+        network: What is trained, and what trains it.
         online: The average of its captures, if one is kept in the run.
-        train: The training images.
-        val: The validation images; None where nothing is validated.
-        epochs_before: Epochs of the runs that this one continues, whose images are not repeated.
-        validate_every, resume_every: Besides at captures.
         losses, watch: What is measured on the way.
-        agreement: How the ranks tell each other what one of them knows.
-        resumed_step: The step that this process resumed at; None if it began the run.
+        votes: How the ranks tell each other what one of them knows.
         step: Optimizer steps completed.
         validated_step: The last step that was validated; None before the first.
         saved: (step, validated_step) of the newest resume point; None before the first.
@@ -77,24 +51,28 @@ class Run:
     directory: RunDirectory
     listener: Listener
     start: Start
-    module: nn.Module
-    stepper: Stepper
-    ema: ExponentialAverage | None
+    loaders: Loaders
+    network: Network
     online: OnlineAverage | None
-    train: EpochLoader
-    val: Loader | None
-    epochs_before: int
-    validate_every: Interval
-    resume_every: Interval
-    losses: LossLog
-    watch: Stopwatch
-    agreement: Agreement
-    resumed_step: int | None
-    step: int
-    validated_step: int | None
-    saved: tuple[int, int | None] | None
-    saved_at: float
+    losses: LossLog = dataclasses.field(init=False)
+    watch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
+    votes: Votes = dataclasses.field(init=False)
+    step: int = 0
+    validated_step: int | None = None
+    saved: tuple[int, int | None] | None = None
+    saved_at: float = dataclasses.field(default_factory=time.monotonic)
     n_skipped: int = 0
+
+    def __post_init__(self) -> None:
+        """Go on from the point that the run is resumed at, if it is."""
+        point = self.start.point
+        if point is None:
+            self.losses = LossLog(window=[], epoch_loss=0.0)
+        else:
+            self.step, self.validated_step = point.step, point.validated_step
+            self.saved = (point.step, point.validated_step)
+            self.losses = LossLog(window=list(point.window_losses), epoch_loss=point.epoch_loss)
+        self.votes = Votes(self.context, step=self.step)
 
     @property
     def lr(self) -> float:
@@ -104,7 +82,7 @@ class Run:
     @property
     def bn(self) -> BnInfo:
         """State of the running statistics of weights that are trained here."""
-        return BnInfo(state="trained" if has_batchnorm(self.module) else "none")
+        return BnInfo(state="trained" if has_batchnorm(self.network.module) else "none")
 
     @property
     def data(self) -> DataInfo:
@@ -119,12 +97,12 @@ class Run:
 
     def is_overdue(self) -> bool:
         """Tell whether the newest resume point is older than the user wants."""
-        minutes = self.resume_every.minutes
+        minutes = self.plan.resume_every.minutes
         return minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
 
     def capture_path(self, step: int) -> Path:
         """Return the file of the capture taken after a step."""
-        return self.directory.checkpoints / capture_name(self.plan.schedule.cycle(step))
+        return self.directory.capture(self.plan.schedule.cycle(step))
 
     def captures(self) -> list[Path]:
         """Return the files of the captures taken so far that are still there."""

@@ -16,14 +16,14 @@ def save_capture(run: Run) -> None:
     if not run.context.is_main:
         return
     path = run.capture_path(run.step)
-    save_state_dict(path, run.module.state_dict(), run.metadata(run.bn), force=True)
-    if run.ema is not None:
+    save_state_dict(path, run.network.module.state_dict(), run.metadata(run.bn), force=True)
+    if run.network.ema is not None:
         metadata = run.metadata(averaged(run.bn))
         save_state_dict(
-            run.directory.ema / path.name, run.ema.module.state_dict(), metadata, force=True
+            run.directory.ema / path.name, run.network.ema.module.state_dict(), metadata, force=True
         )
     if run.online is not None:
-        run.online.add(run.module.state_dict(), name=path.name, digest=content_digest(path))
+        run.online.add(run.network.module.state_dict(), name=path.name, digest=content_digest(path))
     if run.options.keep_checkpoints is not None:
         # The newest stays until the run is over, also where none is to be kept.
         _remove_all_but(max(1, run.options.keep_checkpoints), run)
@@ -66,10 +66,10 @@ def _point(run: Run) -> ResumePoint:
         step=run.step,
         settings=run.settings,
         environment=environment(run.context, run.options),
-        model=run.module.state_dict(),
-        optimizer=run.stepper.optimizer.state_dict(),
-        scaler=run.stepper.scaler.state_dict(),
-        ema=None if run.ema is None else run.ema.module.state_dict(),
+        model=run.network.module.state_dict(),
+        optimizer=run.network.stepper.optimizer.state_dict(),
+        scaler=run.network.stepper.scaler.state_dict(),
+        ema=None if run.network.ema is None else run.network.ema.module.state_dict(),
         online=None if run.online is None else run.online.state_dict(),
         validated_step=run.validated_step,
         metrics_bytes=run.directory.sync_metrics(),

@@ -1,16 +1,16 @@
-"""Where a run begins: its images, its weights, and the point to go on from."""
+"""Where a run begins, or goes on: its images, its weights, and the point to go on from."""
 
 import dataclasses
-from collections.abc import Callable
+import os
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
 from swa_tools.checkpoints import BnInfo, Preprocessing, ViewInfo
 from swa_tools.data import ImageSet, map_to_outputs, open_split, training_view
-from swa_tools.distributed import Distributed
-from swa_tools.errors import SwaToolsError, TrainingError
+from swa_tools.distributed import Distributed, together
+from swa_tools.errors import TrainingError
 from swa_tools.models import (
     BuiltModel,
     create_model,
@@ -19,15 +19,13 @@ from swa_tools.models import (
     load_into,
     replace_head,
 )
+from swa_tools.run_directory import RunDirectory
+from swa_tools.training.description import launcher
 from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.resume import ResumePoint, load_resume_point
-from swa_tools.training.run_directory import RunDirectory
 
-T = TypeVar("T")
-
-
-class OtherRankError(SwaToolsError):
-    """An error of another rank, which shows it there."""
+_NO_RUN_ID = ("", "none")
+"""What torchrun calls a job without --rdzv-id or --standalone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +47,45 @@ class Start:
     val: ImageSet | None
     point: ResumePoint | None
     earlier: ResumePoint | None
+
+    @property
+    def epochs_before(self) -> int:
+        """Epochs, begun ones included, of the runs that this one continues (`from_run`).
+
+        Order and augmentation go on after them instead of coming again.
+        """
+        if self.point is not None:
+            return int(self.point.settings.get("epochs before") or 0)
+        if self.earlier is None:
+            return 0
+        settings = self.earlier.settings
+        begun = -(-self.earlier.step // int(settings["steps per epoch"]))
+        return int(settings.get("epochs before") or 0) + begun
+
+
+def is_resumed(options: FinetuneOptions, directory: RunDirectory) -> bool:
+    """Tell whether to go on with the run that is in the directory; runs on rank 0.
+
+    Raises:
+        SwaToolsError: There is none, it has nothing to go on from, or it would be overwritten.
+    """
+    if options.resume and not directory.exists():
+        raise TrainingError(
+            f"{directory.path}: there is no run to resume: expected {directory.resume.name} in it"
+        )
+    may_go_on = options.resume or options.resume_if_exists or _is_restart(directory)
+    if not (may_go_on and directory.exists()):
+        directory.check_free(force=options.force)
+        return False
+    if directory.resume.exists():
+        return True
+    if directory.has_results() and not options.force:
+        raise TrainingError(
+            f"{directory.resume}: there is no point to resume from, but there are results of the"
+            " run; --force begins it again and removes them"
+        )
+    # It was killed before its first step: it begins again.
+    return False
 
 
 def open_start(
@@ -77,23 +114,15 @@ def training_view_of(options: FinetuneOptions, preprocessing: Preprocessing) -> 
     return training_view(preprocessing, min_area=options.min_crop_area)
 
 
-def together(context: Distributed, work: Callable[[], T]) -> T:
-    """Do a piece of work on every rank; if it fails on one, fail on all.
-
-    Raises:
-        SwaToolsError: The rank's own error, on the first rank that has one.
-        OtherRankError: With the same text, on the other ranks.
-    """
-    result: T | None = None
-    error: SwaToolsError | None = None
-    try:
-        result = work()
-    except SwaToolsError as caught:
-        error = caught
-    for rank, first in enumerate(context.gather(error)):
-        if first is not None:
-            raise first if rank == context.rank else OtherRankError(str(first))
-    return result  # type: ignore[return-value]  # It is a T: nothing failed.
+def _is_restart(directory: RunDirectory) -> bool:
+    """Tell whether torchrun has started this process again after a failure in the same run."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return False
+    found: Any = directory.readable_description().get("launcher")
+    own = launcher()
+    if own is None or not isinstance(found, dict) or found.get("run_id") != own["run_id"]:
+        return False
+    return own["run_id"] not in _NO_RUN_ID or found.get("agent") == own["agent"]
 
 
 def _with_images(start: Start, train: ImageSet | None, val: ImageSet | None) -> Start:
@@ -154,7 +183,7 @@ def _read_earlier(options: FinetuneOptions, run: Path) -> ResumePoint:
     if options.new_head:
         raise TrainingError(
             f"--from {run}: its optimizer state belongs to its own classifier; with --new-head"
-            f" start from its weights alone: --checkpoint {run}/checkpoints/…"
+            f" start from its weights alone: --checkpoint {RunDirectory(run).checkpoints}/…"
         )
     earlier = load_resume_point(RunDirectory(run).resume)
     for name in ("optimizer", "no_decay_norm_bias"):

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,20 +17,15 @@ from swa_tools.evaluation import Predictor, Score, score_predictors
 from swa_tools.evaluation.evaluate import module_predictor
 from swa_tools.models import load_into, save_state_dict
 from swa_tools.records import Record
+from swa_tools.training.averages import OnlineAverage
 from swa_tools.training.failures import are_finite
-from swa_tools.training.interrupts import StopRequest
-from swa_tools.training.online import OnlineAverage
+from swa_tools.training.interrupts import StopRequest, agreed_signal
 from swa_tools.training.run import Run
 from swa_tools.training.saving import averaged
 
 
 class NotFiniteError(TrainingError):
     """A score that would be NaN, on every rank: the message is a clause that says why."""
-
-
-def agreed_signal(stop: StopRequest, context: Distributed) -> signal.Signals | None:
-    """Return the signal that any rank got; all ranks must call this."""
-    return next((number for number in context.gather(stop.number) if number is not None), None)
 
 
 def validate(run: Run, stop: StopRequest) -> list[Record]:
@@ -45,9 +39,9 @@ def validate(run: Run, stop: StopRequest) -> list[Record]:
     Raises:
         NotFiniteError: A rank's logits hold NaN or Inf.
     """
-    models: dict[str, nn.Module] = {"checkpoint": run.module}
-    if run.ema is not None and run.step > 0:
-        models["ema"] = run.ema.module
+    models: dict[str, nn.Module] = {"checkpoint": run.network.module}
+    if run.network.ema is not None and run.step > 0:
+        models["ema"] = run.network.ema.module
     for module in models.values():
         _share_buffers(module, run.context)
     scores = _scores(run, models, stop)
@@ -71,7 +65,7 @@ def score_average(
         NotFiniteError: The average or a rank's logits hold NaN or Inf.
     """
     context, path = run.context, run.directory.average
-    module = copy.deepcopy(run.module)
+    module = copy.deepcopy(run.network.module)
     weights = context.broadcast(online.weights())
     if not are_finite(list(weights.values())):
         raise NotFiniteError("the average of the captures is not finite")
@@ -91,13 +85,14 @@ def score_average(
 
 
 def _scores(run: Run, models: dict[str, nn.Module], stop: StopRequest) -> dict[str, Score]:
-    if run.val is None:
+    if run.loaders.val is None:
         return {}
     is_broken = torch.zeros((), dtype=torch.bool, device=run.context.device)
     predictors = {
-        name: _predictor(module, run.stepper.amp, is_broken) for name, module in models.items()
+        name: _predictor(module, run.network.stepper.amp, is_broken)
+        for name, module in models.items()
     }
-    scores = score_predictors(predictors, _until(stop, run.val), context=run.context).scores
+    scores = score_predictors(predictors, _until(stop, run.loaders.val), context=run.context).scores
     if any(run.context.gather(bool(is_broken))):
         raise NotFiniteError("the logits of the validation are not finite")
     return scores
@@ -127,7 +122,7 @@ def _recompute_bn(run: Run, module: nn.Module, train: ImageSet, stop: StopReques
     options = BnOptions(
         workers=run.options.workers,
         skip_bad_images=run.options.skip_bad_images,
-        amp=run.stepper.amp,
+        amp=run.network.stepper.amp,
         channels_last=run.options.channels_last,
     )
     return recompute(
@@ -170,16 +165,10 @@ def _record_of_weights(run: Run, kind: str, score: Score) -> Record:
 
 
 def _record(run: Run, kind: str, score: Score, *, bn: BnInfo, path: Path | None) -> Record:
-    return Record(
-        event="evaluation",
+    return score.record(
         checkpoint=None if path is None else path.name,
         digest=None if path is None or not run.context.is_main else content_digest(path),
         kind=kind,
         bn=bn.state,
         split="val",
-        n_samples=score.n_samples,
-        top1=score.top1,
-        top5=score.top5,
-        nll=score.nll,
-        ece=score.ece,
     )

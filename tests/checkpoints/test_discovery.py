@@ -2,12 +2,11 @@
 
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from swa_tools.checkpoints import find_checkpoints, run_directory_of, write_checkpoint
+from swa_tools.checkpoints import find_checkpoints, write_checkpoint
 from swa_tools.errors import CheckpointError
 
 
@@ -42,17 +41,6 @@ def test_a_run_directory_without_captures_is_an_error(run):
         path.unlink()
     with pytest.raises(CheckpointError, match="run: this run has no captures yet"):
         find_checkpoints([run])
-
-
-def test_a_capture_knows_its_run_directory(run, tmp_path):
-    assert run_directory_of(run / "checkpoints/cycle-1.safetensors") == run
-    assert run_directory_of(run / "ema/cycle-001.safetensors") is None
-    assert run_directory_of(tmp_path / "checkpoints/a.safetensors") is None
-
-
-def test_a_capture_knows_its_run_directory_by_a_relative_path(run, monkeypatch):
-    monkeypatch.chdir(run / "checkpoints")
-    assert run_directory_of(Path("cycle-1.safetensors")) == run
 
 
 def test_arguments_keep_their_order_and_each_expands_in_natural_order(tmp_path):

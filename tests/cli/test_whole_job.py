@@ -10,6 +10,7 @@ from swa_tools.cli.whole_job import verdicts
 from swa_tools.evaluation import CheckpointScores, Evaluation, Score, ScoredCheckpoint
 from swa_tools.models import load_state_dict, save_state_dict
 from swa_tools.records import Record, append_records
+from swa_tools.run_directory import RunDirectory
 from swa_tools.selection import ScoredAverage
 
 N = 1000
@@ -110,10 +111,10 @@ def test_a_run_that_still_descends_is_told_to_train_on(scored, run_with_captures
             for name, tensor in first.items()
         }
         save_state_dict(path, moved, read_metadata(exploring[0]))
-    good, run = scored(average=640, stale=600), run_with_captures
+    good, run = scored(average=640, stale=600), RunDirectory(run_with_captures)
     (line,) = lines_of(good, minima(54, 58, 60, 61), run=run, paths=straight)
     assert "still descending: its minima rise from 54.00 to 61.00 %" in line
-    assert f"swa-tools sweep {run} --data DIR" in line
+    assert f"swa-tools sweep {run_with_captures} --data DIR" in line
     # Both must say so: the scores, by more than chance, and the path.
     assert lines_of(good, minima(60, 61, 60.5, 61), run=run, paths=straight) == []
     assert lines_of(good, minima(54, 58, 60, 61), run=run, paths=exploring) == []

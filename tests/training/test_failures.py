@@ -5,16 +5,16 @@ import torch
 import torch.distributed as dist
 
 from swa_tools.checkpoints import read_metadata
+from swa_tools.distributed import OtherRankError
 from swa_tools.errors import TrainingError
 from swa_tools.models import load_state_dict, save_state_dict
 from swa_tools.records import read_records
 from swa_tools.training.failures import are_finite, enough_memory, explain, is_lost_connection
 from swa_tools.training.loop import finetune
+from swa_tools.training.network import Stepper
 from swa_tools.training.progress import Listener
 from swa_tools.training.resume import load_resume_point
 from swa_tools.training.schedule_options import ScheduleOptions
-from swa_tools.training.start import OtherRankError
-from swa_tools.training.step import Stepper
 
 DIVERGING = ScheduleOptions(schedule="constant", lr_max=1e30, cycle_steps=1)
 """After one step the weights have diverged, but the loss of that step was computed before."""

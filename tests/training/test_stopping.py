@@ -10,11 +10,11 @@ from swa_tools.errors import OutputError, TrainingError
 from swa_tools.records import read_records
 from swa_tools.training.interrupts import stop_signals
 from swa_tools.training.loop import finetune
+from swa_tools.training.network import Stepper
 from swa_tools.training.options import OptimizerOptions
 from swa_tools.training.progress import Listener
 from swa_tools.training.resume import load_resume_point
 from swa_tools.training.schedule_options import ScheduleOptions
-from swa_tools.training.step import Stepper
 
 
 def send(number, *, at_step):
@@ -164,7 +164,7 @@ def test_a_full_disk_as_records_are_written_says_how_to_go_on(options, monkeypat
     def append(path, records):
         raise OutputError(f"{path}: cannot write results: No space left on device")
 
-    monkeypatch.setattr("swa_tools.training.run_directory.append_records", append)
+    monkeypatch.setattr("swa_tools.run_directory.append_records", append)
     with pytest.raises(OutputError) as raised:
         finetune(options())
     run = tmp_path / "run"

@@ -6,20 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from swa_tools.measurements import Numbers
 from swa_tools.report.style import Theme
+from swa_tools.run_files import START
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = (("test_error", "test error, %"), ("train_objective", "train loss with L2 term, nats"))
 
-START_NAME = "start.safetensors"
-
 STALE = "BatchNorm not recomputed"
 
 
 def mark_of(checkpoint: dict[str, Any]) -> str:
     """Return how a checkpoint is marked: `average`, `start` or `checkpoint`."""
-    if checkpoint["name"] == START_NAME:
+    if checkpoint["name"] == START:
         return "start"
     return "average" if checkpoint["kind"] in ("average", "soup") else "checkpoint"
 

@@ -3,7 +3,7 @@ import signal
 import pytest
 
 from swa_tools.distributed import single_process
-from swa_tools.training.agreement import Agreement
+from swa_tools.training.interrupts import Votes
 
 
 class Ranks:
@@ -28,13 +28,13 @@ class Clock:
 def votes(*, seconds, n_steps, others=((None, False, 0.0),), first_step=1):
     """Return the steps that are voted in when each takes so many seconds."""
     clock = Clock()
-    agreement = Agreement(Ranks(*others), step=first_step - 1, clock=clock)
+    ballot = Votes(Ranks(*others), step=first_step - 1, clock=clock)
     steps = []
     for step in range(first_step, first_step + n_steps):
         clock.now += seconds
-        if agreement.is_due(step):
+        if ballot.is_due(step):
             steps.append(step)
-        agreement.vote(step, number=None, is_overdue=False)
+        ballot.vote(step, number=None, is_overdue=False)
     return steps
 
 
@@ -61,18 +61,18 @@ def test_the_first_vote_is_after_the_first_step_of_a_process():
 
 def test_a_signal_of_any_rank_counts_and_the_clock_of_rank_0():
     ranks = Ranks((None, True, 0.0), (signal.SIGUSR1, True, 0.0))
-    agreement = Agreement(ranks, step=0)
-    assert agreement.vote(1, number=None, is_overdue=False) == (signal.SIGUSR1, False)
+    ballot = Votes(ranks, step=0)
+    assert ballot.vote(1, number=None, is_overdue=False) == (signal.SIGUSR1, False)
 
 
 def test_between_two_votes_a_signal_waits():
-    agreement = Agreement(Ranks((None, False, 0.0)), step=0)
-    agreement.vote(1, number=None, is_overdue=False)
-    assert agreement.vote(2, number=signal.SIGTERM, is_overdue=True) == (None, False)
+    ballot = Votes(Ranks((None, False, 0.0)), step=0)
+    ballot.vote(1, number=None, is_overdue=False)
+    assert ballot.vote(2, number=signal.SIGTERM, is_overdue=True) == (None, False)
 
 
 def test_one_process_needs_no_vote():
-    agreement = Agreement(single_process("cpu"), step=0)
-    assert not agreement.is_due(1)
+    ballot = Votes(single_process("cpu"), step=0)
+    assert not ballot.is_due(1)
     for step in (1, 2):
-        assert agreement.vote(step, number=signal.SIGINT, is_overdue=True) == (signal.SIGINT, True)
+        assert ballot.vote(step, number=signal.SIGINT, is_overdue=True) == (signal.SIGINT, True)

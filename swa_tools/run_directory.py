@@ -1,21 +1,33 @@
-"""The folder that a run writes to, and nothing else does."""
+"""The folder of a run: where its files are, what they say, and which run a file comes from."""
 
 import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from swa_tools.checkpoints import atomic_output
-from swa_tools.errors import OutputError, TrainingError
-from swa_tools.records import Record, append_records
+from swa_tools.errors import OutputError, SwaToolsError, TrainingError
+from swa_tools.records import Record, append_records, read_records
+from swa_tools.run_files import (
+    AVERAGE,
+    CAPTURES,
+    DESCRIPTION,
+    EMA,
+    METRICS,
+    RESULTS,
+    RESUME,
+    START,
+    TENSORBOARD,
+    is_run,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """The names of a run's files.
+    """A run's folder and what is in it.
 
     Attributes:
         path: The folder itself.
@@ -26,42 +38,52 @@ class RunDirectory:
     @property
     def description(self) -> Path:
         """Every option as resolved, versions and hardware."""
-        return self.path / "run.json"
+        return self.path / DESCRIPTION
 
     @property
     def start(self) -> Path:
         """The starting weights, which are never taken for a capture."""
-        return self.path / "start.safetensors"
+        return self.path / START
 
     @property
     def checkpoints(self) -> Path:
         """The folder of the captures."""
-        return self.path / "checkpoints"
+        return self.path / CAPTURES
 
     @property
     def ema(self) -> Path:
         """The folder of the moving average at the same moments."""
-        return self.path / "ema"
+        return self.path / EMA
 
     @property
     def average(self) -> Path:
         """The average of the captures, ready for use."""
-        return self.path / "swa.safetensors"
+        return self.path / AVERAGE
 
     @property
     def metrics(self) -> Path:
         """The records of training and validation."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def results(self) -> Path:
         """The records of everything scored later from this run."""
-        return self.path / "results.jsonl"
+        return self.path / RESULTS
 
     @property
     def resume(self) -> Path:
         """The newest point to go on from."""
-        return self.path / "resume.pt"
+        return self.path / RESUME
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of what TensorBoard shows."""
+        return self.path / TENSORBOARD
+
+    def capture(self, cycle: int | None) -> Path:
+        """Return the file of a capture; None for the end of a schedule without cycles."""
+        name = "final.safetensors" if cycle is None else f"cycle-{cycle:03d}.safetensors"
+        return self.checkpoints / name
 
     def exists(self) -> bool:
         """Tell whether a run has begun here."""
@@ -121,12 +143,36 @@ class RunDirectory:
             file.write(json.dumps(document, indent=2).encode() + b"\n")
 
     def read_description(self) -> dict[str, Any]:
-        """Return what `run.json` says; nothing if it is not there or cut off."""
+        """Return what `run.json` says; empty if there is none.
+
+        Raises:
+            SwaToolsError: It cannot be read, or is something else.
+        """
+        path = self.description
         try:
-            document = json.loads(self.description.read_bytes())
-        except (OSError, ValueError):
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
             return {}
-        return document if isinstance(document, dict) else {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise SwaToolsError(f"{path}: cannot read it: {error}") from error
+        if not isinstance(document, dict):
+            raise SwaToolsError(f"{path}: expected the description of a run, found something else")
+        return document
+
+    def readable_description(self) -> dict[str, Any]:
+        """Return what `run.json` says; empty if it is not there or cannot be read."""
+        try:
+            return self.read_description()
+        except SwaToolsError:
+            return {}
+
+    def read_metrics(self) -> list[Record]:
+        """Return the records of training and validation; none if there is no file of them.
+
+        Raises:
+            SwaToolsError: The file cannot be read, or is something else.
+        """
+        return list(read_records(self.metrics)) if self.metrics.exists() else []
 
     def append(self, records: Iterable[Record]) -> None:
         """Append to the metrics."""
@@ -159,9 +205,53 @@ class RunDirectory:
                 yield from folder.glob("*.safetensors")
 
 
-def capture_name(cycle: int | None) -> str:
-    """Return the file name of a capture; None for the end of a schedule without cycles."""
-    return "final.safetensors" if cycle is None else f"cycle-{cycle:03d}.safetensors"
+def options_in(description: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of `finetune` in what a `run.json` says; empty if it does not say them."""
+    found = description.get("options")
+    return found if isinstance(found, dict) else {}
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Return the options of `finetune` in a `run.json`, wherever the file lies.
+
+    Raises:
+        TrainingError: It holds none.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["options"])
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{path}: there is no such file; is {path.parent} a run directory?"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path}: cannot read the options of a run from it ({error}); expected the"
+            f" {DESCRIPTION} that finetune writes"
+        ) from error
+
+
+def run_of_capture(path: Path) -> RunDirectory | None:
+    """Return the run whose capture a file is; None for any other file."""
+    run = run_of(path)
+    return run if run is not None and path.absolute().parent == run.checkpoints else None
+
+
+def run_of(path: Path) -> RunDirectory | None:
+    """Return the run that a file is from: it lies in its folder, or in one below."""
+    folders = path.absolute().parents[:2]
+    return next((RunDirectory(folder) for folder in folders if is_run(folder)), None)
+
+
+def common_run(paths: Sequence[Path]) -> RunDirectory | None:
+    """Return the run that all files are from; None if there is no such."""
+    runs = {run_of(path) for path in paths}
+    return runs.pop() if len(runs) == 1 else None
+
+
+def common_run_of_captures(paths: Sequence[Path]) -> RunDirectory | None:
+    """Return the run whose captures all files are; None if there is no such."""
+    runs = {run_of_capture(path) for path in paths}
+    return runs.pop() if len(runs) == 1 else None
 
 
 @contextlib.contextmanager

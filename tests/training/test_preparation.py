@@ -20,10 +20,10 @@ from swa_tools.records import read_records
 from swa_tools.training.description import Caller
 from swa_tools.training.loop import finetune
 from swa_tools.training.options import OptimizerOptions
+from swa_tools.training.preparation import open_run, preview
 from swa_tools.training.progress import Listener
 from swa_tools.training.resume import load_resume_point
 from swa_tools.training.schedule_options import ScheduleOptions
-from swa_tools.training.setup import open_run, preview
 
 CPU = single_process("cpu")
 
@@ -188,9 +188,9 @@ def test_a_run_from_another_takes_its_last_weights_and_optimizer(options, half_d
     point = load_resume_point(half_done / "resume.pt")
     changes = {"model": None, "new_head": False, "image_size": None, "from_run": half_done}
     run = open_run(options(**changes), context=CPU, listener=Listener(), caller=Caller())
-    for name, tensor in run.module.state_dict().items():
+    for name, tensor in run.network.module.state_dict().items():
         assert torch.equal(tensor, point.model[name])
-    state = run.stepper.optimizer.state_dict()["state"]
+    state = run.network.stepper.optimizer.state_dict()["state"]
     for number, buffers in point.optimizer["state"].items():
         assert torch.equal(state[number]["momentum_buffer"], buffers["momentum_buffer"])
     assert run.step == 0
@@ -215,7 +215,7 @@ def test_a_run_from_another_has_its_own_hyperparameters(options, half_done):
     run = open_run(
         options(optimizer=own, **changes), context=CPU, listener=Listener(), caller=Caller()
     )
-    (group,) = run.stepper.optimizer.param_groups
+    (group,) = run.network.stepper.optimizer.param_groups
     assert (group["weight_decay"], group["momentum"], group["nesterov"]) == (0.5, 0.8, True)
     assert run.start.built.preprocessing.image_size == 48
 
@@ -380,7 +380,7 @@ def test_stochastic_depth_is_added_to_weights_on_disk(options, half_done):
         listener=Listener(),
         caller=Caller(),
     )
-    rates = {m.drop_prob for m in run.module.modules() if type(m).__name__ == "DropPath"}
+    rates = {m.drop_prob for m in run.network.module.modules() if type(m).__name__ == "DropPath"}
     assert max(rates) > 0
     assert run.start.built.info.kwargs["drop_path_rate"] == 0.25
 

@@ -1,14 +1,49 @@
-"""The average of Algorithm 1, kept in the run, so that no capture needs to stay."""
+"""The averages that a run keeps: the EMA of its weights, and the mean of its captures."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from swa_tools.averaging.running_mean import RunningMean
 from swa_tools.checkpoints import AverageInfo, SourceInfo
 from swa_tools.errors import TrainingError
 from swa_tools.models import from_arrays, to_arrays
+
+
+class ExponentialAverage:
+    """A copy of a module whose floating-point tensors follow the module's: e ← d·e + (1 - d)·w.
+
+    Running statistics are averaged like weights; integer tensors are copied.
+
+    Args:
+        module: What is averaged, after its weights were loaded.
+        decay: d, between 0 and 1.
+    """
+
+    def __init__(self, module: nn.Module, *, decay: float) -> None:
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self._decay = decay
+        # Parameters and buffers that are used twice come once, unlike in a state_dict.
+        pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
+        self._averages = [average for average, _ in pairs if average.is_floating_point()]
+        self._values = [value for average, value in pairs if average.is_floating_point()]
+        self._copies = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take one step towards the weights as they are now."""
+        torch._foreach_lerp_(self._averages, self._values, 1 - self._decay)
+        for copied, value in self._copies:
+            copied.copy_(value)
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    yield from (parameter.detach() for parameter in module.parameters())
+    yield from module.buffers()
+
 
 NAME = "the average of the captures"
 

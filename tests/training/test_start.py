@@ -3,8 +3,9 @@ import json
 import pytest
 
 from swa_tools.errors import OutputError, TrainingError
-from swa_tools.training.resuming import is_resumed, launcher
-from swa_tools.training.run_directory import RunDirectory
+from swa_tools.run_directory import RunDirectory
+from swa_tools.training.description import launcher
+from swa_tools.training.start import is_resumed
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from swa_tools.distributed import single_process
-from swa_tools.training.losses import LossLog
-from swa_tools.training.progress import Stopwatch
+from swa_tools.training.progress import LossLog, Stopwatch
 
 CPU = single_process("cpu")
 

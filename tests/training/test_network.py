@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from swa_tools.errors import ModelError
+from swa_tools.training.network import Stepper, step_seed
 from swa_tools.training.optimizer import build_optimizer
 from swa_tools.training.options import OptimizerOptions
-from swa_tools.training.step import Stepper, step_seed
 
 
 def make_network(*, dropout=0.0):
