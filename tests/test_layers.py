@@ -12,36 +12,42 @@ import swa_tools
 PACKAGE = Path(swa_tools.__file__).parent
 FOUNDATION = frozenset(
     {
-        *("errors", "statistics", "records", "measurements"),
+        *("errors", "options", "statistics", "records", "measurements"),
         *("checkpoints", "distributed", "models", "data"),
     }
 )
 BELOW_SELECTION = FOUNDATION | {"averaging", "batchnorm", "evaluation"}
 MAY_IMPORT = {
     "errors": frozenset(),
+    "options": frozenset({"errors"}),
     "statistics": frozenset(),
     "records": frozenset({"errors"}),
     "measurements": frozenset({"errors"}),
     "checkpoints": frozenset({"errors"}),
     "distributed": frozenset({"errors"}),
-    "averaging": frozenset({"errors", "records", "checkpoints"}),  # records: --top by a metric
-    "models": frozenset({"errors", "checkpoints", "distributed"}),
-    "data": frozenset({"errors", "checkpoints", "distributed"}),
+    "averaging": frozenset(
+        {"errors", "options", "records", "checkpoints"}
+    ),  # records: --top by a metric
+    "models": frozenset({"errors", "options", "checkpoints", "distributed"}),
+    "data": frozenset({"errors", "options", "checkpoints", "distributed"}),
     "batchnorm": FOUNDATION,
     "evaluation": FOUNDATION,
     "training": FOUNDATION | {"batchnorm", "evaluation"},
     "selection": BELOW_SELECTION,
     "landscape": BELOW_SELECTION,
-    "report": frozenset({"errors", "statistics", "records", "measurements"}),
+    "report": frozenset({"errors", "options", "statistics", "records", "measurements"}),
     # The public names.
     "__init__": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
     "cli": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
     "__main__": frozenset({"cli"}),
 }
-ALSO = {"training": "swa_tools.averaging.running_mean"}
+ALSO = {
+    "training": "swa_tools.averaging.running_mean",
+    "report": "swa_tools.training.options",  # which of them tell experiments apart
+}
 """A single module of another layer, beside those above."""
 LIGHT = (
-    *("__init__", "__main__", "errors", "statistics", "records", "measurements"),
+    *("__init__", "__main__", "errors", "options", "statistics", "records", "measurements"),
     *("checkpoints", "averaging", "report", "cli"),
 )
 HEAVY = {"torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard"}
@@ -177,7 +183,8 @@ LIGHT_MODULES = [
     name
     for name in IMPORTS
     if (layer_of(name) in LIGHT and name != "swa_tools.checkpoints.pickled")
-    or name in ("swa_tools.training", "swa_tools.training.schedules")
+    or name in ("swa_tools.data", "swa_tools.data.options", "swa_tools.training")
+    or name in ("swa_tools.training.options", "swa_tools.training.schedules")
 ]
 """Modules that load no heavy library. The reader of pickles needs torch; it is itself imported only
 when a pickle is opened, which the other modules' chains show."""

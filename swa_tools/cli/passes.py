@@ -5,14 +5,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from swa_tools.cli.options import (
-    PATH,
-    Decorator,
-    amp_option,
-    device_option,
-    skip_bad_images_option,
-    workers_option,
-)
+from swa_tools.cli.declared import Decorator, options_of
+from swa_tools.cli.parameter_types import PATH
+from swa_tools.data.options import PassOptions
 
 if TYPE_CHECKING:
     import torch
@@ -21,24 +16,7 @@ if TYPE_CHECKING:
     from swa_tools.data import ImageSet
     from swa_tools.evaluation import EvaluationOptions
 
-_PASS_OPTIONS = (
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        help="Images in a batch; each batch is on one process.  [default: for BatchNorm the run's,"
-        " at least 64; else 256]",
-    ),
-    device_option,
-    workers_option,
-    amp_option,
-    click.option(
-        "--channels-last/--no-channels-last",
-        default=True,
-        show_default=True,
-        help="Memory layout of images and weights.",
-    ),
-    skip_bad_images_option,
-)
+pass_options = options_of(PassOptions)
 
 view_options: tuple[Decorator, ...] = (
     click.option(
@@ -87,11 +65,6 @@ save_logits_option = click.option(
     metavar="DIR",
     help="Save the logits of each checkpoint there; use those that are there already.",
 )
-
-
-def pass_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of any pass: `--batch-size`, `--device` and what goes with them."""
-    return _add(_PASS_OPTIONS, function)
 
 
 def bn_options(function: Callable[..., Any]) -> Callable[..., Any]:

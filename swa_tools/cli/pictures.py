@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.options import Decorator
+from swa_tools.cli.declared import Decorator
 
 if TYPE_CHECKING:
     from swa_tools.report import Picture

@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swa_tools.cli.computing import computing
-from swa_tools.cli.options import (
-    PATH,
-    Decorator,
-    data_options,
-    force_option,
-    json_option,
-    model_options,
-)
+from swa_tools.cli.declared import Decorator
+from swa_tools.cli.options import data_options, force_option, json_option, model_options
 from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
+from swa_tools.cli.parameter_types import COUNT, PATH
 from swa_tools.cli.passes import (
     model_choice,
     open_split,
@@ -33,7 +28,6 @@ if TYPE_CHECKING:
     from swa_tools.measurements import Numbers
     from swa_tools.report import Picture
 
-COUNT = click.IntRange(min=1)
 DEFAULT_WEIGHT_DECAY = 1e-4
 
 drawing_options: tuple[Decorator, ...] = (

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from swa_tools.errors import TrainingError
-from swa_tools.training.options import OptimizerOptions
+from swa_tools.training.optimizer_options import OptimizerOptions
 
 
 def check_optimizer(options: OptimizerOptions) -> None:

@@ -15,9 +15,10 @@ from swa_tools.distributed import Distributed
 from swa_tools.models import has_batchnorm
 from swa_tools.training.agreement import Agreement
 from swa_tools.training.ema import ExponentialAverage
+from swa_tools.training.intervals import Interval
 from swa_tools.training.losses import LossLog
 from swa_tools.training.online import OnlineAverage
-from swa_tools.training.options import FinetuneOptions, Interval
+from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.plan import RunPlan
 from swa_tools.training.progress import Listener, Stopwatch
 from swa_tools.training.run_directory import RunDirectory, capture_name

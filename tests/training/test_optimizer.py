@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from swa_tools.training.optimizer import build_optimizer, load_optimizer
-from swa_tools.training.options import OptimizerOptions
+from swa_tools.training.optimizer_options import OptimizerOptions
 
 
 def make_network():

@@ -1,7 +1,7 @@
 import pytest
 
 from swa_tools.errors import TrainingError
-from swa_tools.training.options import Interval, parse_interval
+from swa_tools.training.intervals import Interval, parse_interval
 from swa_tools.training.plan import plan_run
 from swa_tools.training.schedule_options import ScheduleOptions
 

@@ -5,7 +5,7 @@ import pytest
 from swa_tools.distributed import single_process
 from swa_tools.training.description import Caller
 from swa_tools.training.loop import finetune
-from swa_tools.training.options import OptimizerOptions
+from swa_tools.training.optimizer_options import OptimizerOptions
 from swa_tools.training.setup import preview
 
 

@@ -10,7 +10,6 @@ import click
 from swa_tools.cli.computing import computing
 from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.options import (
-    NumberList,
     checkpoints_argument,
     data_options,
     force_option,
@@ -19,6 +18,7 @@ from swa_tools.cli.options import (
     results_option,
 )
 from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
+from swa_tools.cli.parameter_types import COUNT, NumberList
 from swa_tools.cli.passes import (
     bn_options,
     has_split,
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from swa_tools.checkpoints import Checkpoint
 
 START_FILE = "start.safetensors"
-COUNT = click.IntRange(min=1)
-
-
 SECTIONS = {
     "Which checkpoints": "every first last top metric lowest include_init",
     "How": "weights ema interpolate allow_negative dtype allow_nonfinite",
@@ -52,7 +49,7 @@ SECTIONS = {
 
 @click.command(
     cls=SectionedCommand,
-    sections=SECTIONS,
+    sections={heading: names.split() for heading, names in SECTIONS.items()},
     epilog="\b\nExamples:\n"
     "  swa-tools average run --data imagenet -o swa.safetensors\n"
     "  swa-tools average 'epoch-*.pth' --last 5 -o averaged.safetensors",

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from swa_tools.cli.options import PATH, force_option
+from swa_tools.cli.options import force_option
 from swa_tools.cli.output import notice, print_table
+from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.pictures import picture_options, save_picture
 from swa_tools.errors import OutputError
 

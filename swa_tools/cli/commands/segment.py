@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from swa_tools.cli.surfaces import COUNT, measure_and_draw, surface_options
+from swa_tools.cli.parameter_types import COUNT
+from swa_tools.cli.surfaces import measure_and_draw, surface_options
 
 
 @click.command(

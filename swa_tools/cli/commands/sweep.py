@@ -13,7 +13,6 @@ import click
 from swa_tools.cli.computing import computing
 from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.options import (
-    PATH,
     checkpoints_argument,
     data_options,
     force_option,
@@ -22,6 +21,7 @@ from swa_tools.cli.options import (
     results_option,
 )
 from swa_tools.cli.output import command_line, notice, print_json, print_table
+from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.passes import (
     bn_options,
     open_split,

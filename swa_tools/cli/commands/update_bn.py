@@ -9,7 +9,6 @@ import click
 
 from swa_tools.cli.computing import computing
 from swa_tools.cli.options import (
-    PATH,
     data_options,
     force_option,
     json_option,
@@ -17,6 +16,7 @@ from swa_tools.cli.options import (
     output_option,
 )
 from swa_tools.cli.output import notice, print_json, progress
+from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.passes import (
     bn_options,
     model_choice,
