@@ -50,6 +50,11 @@ LIGHT = (
     *("__init__", "__main__", "errors", "options", "statistics", "records", "measurements"),
     *("checkpoints", "averaging", "report", "cli"),
 )
+LIGHT_ROOMS = tuple(
+    f"swa_tools.{name}"
+    for name in ("models", "data", "batchnorm", "evaluation", "training", "landscape")
+)
+"""Their options are known, and their names listed, before torch is needed."""
 HEAVY = {"torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard"}
 
 
@@ -183,8 +188,9 @@ LIGHT_MODULES = [
     name
     for name in IMPORTS
     if (layer_of(name) in LIGHT and name != "swa_tools.checkpoints.pickled")
-    or name in ("swa_tools.data", "swa_tools.data.options", "swa_tools.training")
-    or name in ("swa_tools.training.options", "swa_tools.training.schedules")
+    or name in LIGHT_ROOMS
+    or (name.endswith((".options", ".choice")) and name.rpartition(".")[0] in LIGHT_ROOMS)
+    or name == "swa_tools.training.schedules"
 ]
 """Modules that load no heavy library. The reader of pickles needs torch; it is itself imported only
 when a pickle is opened, which the other modules' chains show."""

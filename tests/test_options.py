@@ -7,7 +7,9 @@ import textwrap
 import click
 import pytest
 
+from swa_tools.batchnorm import BnOptions
 from swa_tools.cli.declared import options_of, sections_of, taken
+from swa_tools.evaluation import EvaluationOptions
 from swa_tools.options import COUNT, declared, option, values_of
 from swa_tools.training.options import FinetuneOptions, JobOptions, compared, recorded
 
@@ -102,6 +104,18 @@ def test_a_command_builds_the_dataclass_from_its_options(capsys):
 def test_a_value_that_an_option_does_not_take_is_wrong_usage(arguments):
     with pytest.raises(click.UsageError):
         draw.main(arguments, standalone_mode=False)
+
+
+def test_what_a_command_does_not_ask_for_keeps_its_default():
+    given = {"batch_size": 5, "seed": None, "estimator": "batch-mean", "unknown": 1}
+    assert taken(BnOptions, given) == BnOptions(batch_size=5, estimator="batch-mean")
+
+
+def test_options_of_one_pass_are_taken_over_by_another_but_for_its_batches(tmp_path):
+    run = FinetuneOptions(output=tmp_path, workers=3, amp="off", channels_last=False, device="cpu")
+    how = {"workers": 3, "amp": "off", "channels_last": False, "device": "cpu"}
+    assert BnOptions.as_in(run, n_samples=7) == BnOptions(**how, n_samples=7)
+    assert EvaluationOptions.as_in(run, batch_size=9) == EvaluationOptions(**how, batch_size=9)
 
 
 def test_every_option_of_a_run_says_what_it_does():

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,18 +17,26 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def options_of(
-    *classes: type, callbacks: Mapping[str, Callable[..., Any]] | None = None
+    *classes: type,
+    only: Collection[str] | None = None,
+    callbacks: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Decorator:
     """Return the decorator that adds the options of dataclasses to a command.
 
-    A class that comes again, also as the base of another, adds its options once.
+    A class's own options come before those of its bases, and those of a base of several once.
 
     Args:
         classes: Their fields declare the options.
+        only: Names of those that the command has; None for all.
         callbacks: By the names of options: click's callbacks, which run before other options are
             read.
     """
-    found = {one.name: one for cls in classes for one in declared(cls)}
+    found = {
+        one.name: one
+        for cls in classes
+        for one in _own_first(cls)
+        if only is None or one.name in only
+    }
     callbacks = callbacks or {}
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,6 +45,11 @@ def options_of(
         return function
 
     return decorate
+
+
+def names_of(*classes: type) -> list[str]:
+    """Return the names of the options of dataclasses, each once."""
+    return list({one.name: None for cls in classes for one in declared(cls)})
 
 
 def sections_of(*classes: type) -> dict[str, list[str]]:
@@ -49,25 +62,35 @@ def sections_of(*classes: type) -> dict[str, list[str]]:
     return sections
 
 
-def taken(cls: type[T], given: dict[str, Any], **other: Any) -> T:
+def taken(cls: type[T], given: Mapping[str, Any], **other: Any) -> T:
     """Build a dataclass of options from the parameters of a command.
 
     Args:
-        cls: The dataclass.
-        given: All parameters; the dataclass's own are removed.
-        other: Fields that are no options.
+        cls: The dataclass; an option that the command does not have keeps its default.
+        given: All parameters.
+        other: Fields that are no parameters of the command.
     """
     hints = typing.get_type_hints(cls)
-    own = {one.name for one in declared(cls)}
+    own = {one.name for one in declared(cls)} & given.keys()
     values: dict[str, Any] = dict(other)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # T is a dataclass
         annotation = hints[field.name]
         if field.name not in values and dataclasses.is_dataclass(annotation):
             values[field.name] = taken(typing.cast("type[Any]", annotation), given)
         elif field.name not in values and field.name in own:
-            value = given.pop(field.name)
+            value = given[field.name]
             values[field.name] = dict(value) if typing.get_origin(annotation) is dict else value
     return cls(**values)
+
+
+def _own_first(cls: type) -> list[Declared]:
+    """Return the options of a dataclass, those of its bases last, as a help page lists them."""
+    own = [vars(base).get("__annotations__", {}) for base in cls.__mro__]
+
+    def place(one: Declared) -> int:
+        return next((number for number, names in enumerate(own) if one.name in names), 0)
+
+    return sorted(declared(cls), key=place)
 
 
 def _parameter(one: Declared, callback: Callable[..., Any] | None) -> Decorator:
@@ -89,6 +112,8 @@ def _parameter(one: Declared, callback: Callable[..., Any] | None) -> Decorator:
             settings["is_flag"] = True
         else:
             flag = f"{flag}/--no-{flag.removeprefix('--')}"
+    elif annotation == tuple[Path, ...]:
+        settings |= {"type": PATH, "multiple": True}
     elif typing.get_origin(annotation) is dict:
         settings |= {"type": KeyValue(), "multiple": True, "default": (), "show_default": False}
     else:

@@ -5,7 +5,7 @@ import dataclasses
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swa_tools.checkpoints import check_output
 from swa_tools.cli.computing import computing
@@ -95,30 +95,21 @@ def _average(
     from swa_tools.averaging import AverageOptions
     from swa_tools.batchnorm import BnOptions
     from swa_tools.data import has_split, open_split
-    from swa_tools.distributed import amp_dtype
     from swa_tools.evaluation import EvaluationOptions
     from swa_tools.training.run_directory import RunDirectory
 
-    of_any_pass: dict[str, Any] = {
-        "workers": options.workers,
-        "skip_bad_images": options.skip_bad_images,
-        "channels_last": options.channels_last,
-        "amp": amp_dtype(options.amp, context.device),
-    }
-    places: dict[str, Any] = {"data": options.data, "dataset": options.dataset}
-    has_val = has_split("val", directory=options.val_dir, **places)
     batch_size = -(-options.batch_size // (context.world_size * options.accumulate))
     directory = RunDirectory(result.run)
     captures = list(result.captures)
     average_recompute_evaluate(
         [directory.start, *captures] if options.include_init else captures,
         directory.average,
-        train=open_split("train", directory=options.train_dir, **places),
-        val=open_split("val", directory=options.val_dir, **places) if has_val else None,
+        train=open_split("train", options),
+        val=open_split("val", options) if has_split("val", options) else None,
         average=AverageOptions(force=True),
-        bn=BnOptions(**of_any_pass),
+        bn=BnOptions.as_in(options),
         # What fits into memory with gradients fits without.
-        evaluation=EvaluationOptions(batch_size=max(64, batch_size), **of_any_pass),
+        evaluation=EvaluationOptions.as_in(options, batch_size=max(64, batch_size)),
         context=context,
         command_line=command_line(),
         as_json=as_json,

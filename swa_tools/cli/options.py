@@ -5,19 +5,7 @@ from typing import Any
 
 import click
 
-from swa_tools.cli.declared import Decorator, options_of
-from swa_tools.cli.parameter_types import PATH, KeyValue
-from swa_tools.data.options import ImageSource
-
-
-def _combine(*decorators: Decorator) -> Decorator:
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
-
+from swa_tools.cli.parameter_types import PATH
 
 checkpoints_argument = click.argument(
     "checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...", type=click.Path(readable=False)
@@ -45,30 +33,17 @@ results_option = click.option(
     "  [default: RUN/results.jsonl where all checkpoints come from one run]",
 )
 
-data_options = options_of(ImageSource)
-
-model_options = _combine(
-    click.option(
-        "--model",
-        metavar="MODEL",
-        help="torchvision/NAME or timm/NAME, for files that do not say it themselves.",
-    ),
-    click.option(
-        "--model-kwargs",
-        type=KeyValue(),
-        multiple=True,
-        metavar="NAME=VALUE",
-        help="Argument of the model's constructor; may be repeated.",
-    ),
-    click.option("--num-classes", type=click.IntRange(min=1), help="Outputs of the classifier."),
-    click.option(
-        "--image-size",
-        type=click.IntRange(min=1),
-        help="Input size in pixels; default the model's.",
-    ),
-    click.option(
-        "--entry",
-        metavar="KEY",
-        help="Which weights to take from a pickled file that holds several (state_dict_ema …).",
-    ),
+split_option = click.option(
+    "--split",
+    type=click.Choice(["val", "train"]),
+    default="val",
+    show_default=True,
+    help="Which images are scored.",
 )
+
+
+def old_view_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what `--view` was called in version 0.1, below the options that have it."""
+    for name, view in (("--no-augment", "evaluation"), ("--augment", "training")):
+        function = click.option(name, "view", flag_value=view, hidden=True)(function)
+    return function

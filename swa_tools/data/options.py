@@ -2,11 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from swa_tools.options import COUNT, NOT_NEGATIVE, option
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
+Split = Literal["train", "val"]
+
+EVALUATION_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,10 @@ class ImageSource:
         may_change=True,
     )
 
+    def directory(self, split: Split) -> Path | None:
+        """Return the split's own folder or tar file, which goes before `data`."""
+        return self.train_dir if split == "train" else self.val_dir
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PassOptions:
@@ -85,3 +92,19 @@ class PassOptions:
     skip_bad_images: bool = option(
         False, help="Count images that cannot be read, and go on.", section="Images"
     )
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Images in a batch that is scored."""
+        return self.batch_size or EVALUATION_BATCH
+
+    @classmethod
+    def as_in(cls, other: "PassOptions", **changes: Any) -> Self:
+        """Return options that read images and compute as others do, in batches of their own.
+
+        Args:
+            other: The others.
+            changes: Further fields of this class.
+        """
+        names = {field.name for field in dataclasses.fields(PassOptions)} - {"batch_size"}
+        return cls(**{name: getattr(other, name) for name in names}, **changes)
