@@ -28,6 +28,7 @@ from swa_tools.batchnorm import BnOptions, batchnorm_layers, conditions_of, reco
 from swa_tools.checkpoints import find_checkpoints
 from swa_tools.data import (
     ImageSet,
+    ImageSource,
     evaluation_loader,
     evaluation_view,
     map_to_outputs,
@@ -36,7 +37,7 @@ from swa_tools.data import (
 )
 from swa_tools.distributed import single_process
 from swa_tools.evaluation import Evaluation, evaluate
-from swa_tools.models import BuiltModel, load_checkpoint
+from swa_tools.models import BuiltModel, ModelChoice, load_checkpoint
 
 OWN, EVALUATION = "training view", "evaluation view"
 SMALL_CROPS = "crops from 0.08"
@@ -64,12 +65,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_average(paths: list[Path], **choice: Any) -> tuple[BuiltModel, Any]:
+def load_average(paths: list[Path], choice: ModelChoice) -> tuple[BuiltModel, Any]:
     """Return the average of the checkpoints, its statistics stale, and its metadata."""
     with tempfile.TemporaryDirectory() as folder:
         average = Path(folder) / "average.safetensors"
         average_checkpoints(paths, average)
-        return load_checkpoint(average, **choice)
+        return load_checkpoint(average, choice)
 
 
 def with_statistics_of(average: nn.Module, last: nn.Module) -> nn.Module:
@@ -108,11 +109,11 @@ def measure(run: str, train: ImageSet, val: ImageSet, arguments: argparse.Namesp
     """Return the scores of a run's average with all statistics, named `what, images`."""
     context = single_process()
     paths = find_checkpoints([run])
-    choice = {"model": arguments.model, "image_size": arguments.image_size}
-    built, metadata = load_average(paths, **choice)
+    choice = ModelChoice(model=arguments.model, image_size=arguments.image_size)
+    built, metadata = load_average(paths, choice)
     average, last = (
         module.to(context.device, memory_format=torch.channels_last)
-        for module in (built.module, load_checkpoint(paths[-1], **choice)[0].module)
+        for module in (built.module, load_checkpoint(paths[-1], choice)[0].module)
     )
     models = {
         "last checkpoint": last,
@@ -184,8 +185,7 @@ def write_json(path: Path, results: list[Evaluation]) -> None:
 def main() -> None:
     """Measure and print the table."""
     arguments = parse_arguments()
-    train = open_split("train", data=arguments.data)
-    val = open_split("val", data=arguments.data)
+    train, val = (open_split(split, ImageSource(data=arguments.data)) for split in ("train", "val"))
     results = [measure(run, train, val, arguments) for run in arguments.runs]
     print_table(results, len(val))
     if arguments.output is not None:

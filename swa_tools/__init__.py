@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from swa_tools.batchnorm import update_bn
     from swa_tools.checkpoints import find_checkpoints, open_checkpoint, write_checkpoint
     from swa_tools.errors import SwaToolsError
-
-    # From its module: mypy may take `evaluate` of the package for the module of that name.
-    from swa_tools.evaluation.evaluate import evaluate
+    from swa_tools.evaluation import evaluate
     from swa_tools.models import create_model, load_checkpoint
 
 _MODULES = {

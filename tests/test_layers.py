@@ -12,13 +12,14 @@ import swa_tools
 PACKAGE = Path(swa_tools.__file__).parent
 FOUNDATION = frozenset(
     {
-        *("errors", "statistics", "json_documents", "records", "measurements"),
+        *("errors", "options", "statistics", "json_documents", "records", "measurements"),
         *("run_files", "run_directory", "checkpoints", "distributed", "models", "data"),
     }
 )
 BELOW_SELECTION = FOUNDATION | {"averaging", "batchnorm", "evaluation"}
 MAY_IMPORT = {
     "errors": frozenset(),
+    "options": frozenset({"errors"}),
     "statistics": frozenset(),
     "json_documents": frozenset(),
     "records": frozenset({"errors", "json_documents"}),
@@ -27,29 +28,39 @@ MAY_IMPORT = {
     "checkpoints": frozenset({"errors", "run_files", "json_documents"}),
     "run_directory": frozenset({"errors", "records", "run_files", "checkpoints"}),
     "distributed": frozenset({"errors"}),
-    "averaging": frozenset({"errors", "records", "checkpoints", "run_files", "run_directory"}),
-    "models": frozenset({"errors", "checkpoints", "distributed"}),
-    "data": frozenset({"errors", "checkpoints", "distributed"}),
+    "averaging": frozenset(
+        {"errors", "options", "records", "checkpoints", "run_files", "run_directory"}
+    ),
+    "models": frozenset({"errors", "options", "checkpoints", "distributed"}),
+    "data": frozenset({"errors", "options", "checkpoints", "distributed"}),
     "batchnorm": FOUNDATION,
     "evaluation": FOUNDATION,
     "training": FOUNDATION | {"batchnorm", "evaluation"},
     "selection": BELOW_SELECTION,
     "landscape": BELOW_SELECTION,
     "report": frozenset(
-        {"errors", "statistics", "records", "measurements", "run_files", "run_directory"}
+        {"errors", "options", "statistics", "records", "measurements", "run_files", "run_directory"}
     ),
     # The public names.
     "__init__": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
     "cli": BELOW_SELECTION | {"training", "selection", "landscape", "report"},
     "__main__": frozenset({"cli"}),
 }
-ALSO = {"training": "swa_tools.averaging.running_mean"}
+ALSO = {
+    "training": "swa_tools.averaging.running_mean",
+    "report": "swa_tools.training.options",  # which of them tell experiments apart
+}
 """A single module of another layer, beside those above."""
 LIGHT = (
-    *("__init__", "__main__", "errors", "statistics", "records", "measurements"),
+    *("__init__", "__main__", "errors", "options", "statistics", "records", "measurements"),
     *("json_documents", "run_files", "run_directory"),
     *("checkpoints", "averaging", "report", "cli"),
 )
+LIGHT_ROOMS = tuple(
+    f"swa_tools.{name}"
+    for name in ("models", "data", "batchnorm", "evaluation", "training", "landscape")
+)
+"""Their options are known, and their names listed, before torch is needed."""
 HEAVY = {"torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard"}
 
 
@@ -183,7 +194,9 @@ LIGHT_MODULES = [
     name
     for name in IMPORTS
     if (layer_of(name) in LIGHT and name != "swa_tools.checkpoints.pickled")
-    or name in ("swa_tools.training", "swa_tools.training.schedules")
+    or name in LIGHT_ROOMS
+    or (name.endswith((".options", ".choice")) and name.rpartition(".")[0] in LIGHT_ROOMS)
+    or name == "swa_tools.training.schedules"
 ]
 """Modules that load no heavy library. The reader of pickles needs torch; it is itself imported only
 when a pickle is opened, which the other modules' chains show."""

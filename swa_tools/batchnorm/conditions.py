@@ -1,11 +1,8 @@
 """What statistics are measured on: which view of the images, in which batches."""
 
 import dataclasses
-from typing import Literal
 
-import torch
-
-from swa_tools.batchnorm.estimators import Estimator
+from swa_tools.batchnorm.options import ViewOptions
 from swa_tools.checkpoints import CheckpointMetadata, Preprocessing, ViewInfo
 from swa_tools.data import evaluation_view, training_view
 
@@ -16,37 +13,6 @@ LEAST_BATCH = 64
 """Smaller batches have no statistics to speak of: the deeper layers see activations that were
 normalised by their own batch. On the mean of two networks top-1 fell from 65.4 with 200 images in a
 batch to 57.3 with 4 and 21.3 with 1."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class BnOptions:
-    """How statistics are measured on a set of images.
-
-    Attributes:
-        estimator: `population`, `batch-mean` or `sample-weighted`.
-        n_samples: Images of a random, class-balanced subset; None for all images.
-        view: `training` for the view that the weights were trained on, as their metadata has it;
-            `evaluation` for images as they are scored.
-        train_mode: Whether the whole model is in train mode, dropout and all.
-        batch_size: Images in a batch, which is on one rank; None for what BatchNorm saw in
-            training, but at least `LEAST_BATCH`.
-        seed: Seed of the subset, the order and the augmentation; None for the run's own.
-        workers: Processes that decode images; None to choose by the machine.
-        skip_bad_images: Whether unreadable images are left out instead of being an error.
-        amp: dtype of mixed precision; None for full precision.
-        channels_last: Whether images are laid out channels last, for models that are.
-    """
-
-    estimator: Estimator = "population"
-    n_samples: int | None = None
-    view: Literal["training", "evaluation"] = "training"
-    train_mode: bool = False
-    batch_size: int | None = None
-    seed: int | None = None
-    workers: int | None = None
-    skip_bad_images: bool = False
-    amp: torch.dtype | None = None
-    channels_last: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +33,7 @@ class Conditions:
 
 
 def conditions_of(
-    options: BnOptions, metadata: CheckpointMetadata | None, preprocessing: Preprocessing
+    options: ViewOptions, metadata: CheckpointMetadata | None, preprocessing: Preprocessing
 ) -> Conditions:
     """Fill in what the options leave to the run that the weights come from.
 

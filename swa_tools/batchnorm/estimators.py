@@ -14,13 +14,10 @@ All three are sums in float64, so any split of the same calls over ranks gives t
 to rounding.
 """
 
-from typing import Literal
-
 import torch
 
+from swa_tools.batchnorm.options import Estimator
 from swa_tools.distributed import float64_device
-
-Estimator = Literal["population", "batch-mean", "sample-weighted"]
 
 
 class Moments:

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from swa_tools.batchnorm.estimators import Estimator, Moments
+from swa_tools.batchnorm.estimators import Moments
 from swa_tools.batchnorm.moments import batch_moments
+from swa_tools.batchnorm.options import Estimator
 from swa_tools.distributed import Distributed
 from swa_tools.errors import ModelError, SwaToolsError
 

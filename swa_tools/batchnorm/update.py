@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
-from swa_tools.batchnorm.estimators import Estimator
+from swa_tools.batchnorm.options import Estimator
 from swa_tools.batchnorm.recorder import Recorder, layers_without_support
 from swa_tools.distributed import Distributed, clear_memory_errors
 from swa_tools.errors import SwaToolsError

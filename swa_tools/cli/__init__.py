@@ -1,7 +1,8 @@
 """The command line: options in, one library call, results out.
 
-A command is the object `command` of the module that carries its name, and is imported when it is
-asked for. Nothing heavy is imported before a command runs, so that `--help` answers at once.
+A command is the object `command` of the module in `commands/` that carries its name, and is
+imported when it is asked for. Nothing heavy is imported before a command runs, so that `--help`
+answers at once.
 """
 
 import importlib
@@ -50,7 +51,7 @@ class _LazyGroup(click.Group):
     ) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"swa_tools.cli.{cmd_name.replace('-', '_')}")
+        module = importlib.import_module(f"swa_tools.cli.commands.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

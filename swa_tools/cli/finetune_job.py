@@ -5,7 +5,7 @@ import dataclasses
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swa_tools.checkpoints import check_output
 from swa_tools.cli.computing import computing
@@ -17,7 +17,7 @@ from swa_tools.cli.schedule_picture import schedule_picture
 from swa_tools.cli.tensorboard import log_scalars
 from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.errors import SwaToolsError
-from swa_tools.training.options import FinetuneOptions
+from swa_tools.training.options import FinetuneOptions, JobOptions, recorded
 
 if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
@@ -29,14 +29,7 @@ EXIT_ERROR = 1
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
-def run_job(
-    options: FinetuneOptions,
-    *,
-    then_average: bool,
-    tensorboard: bool,
-    plot_schedule: Path | None,
-    as_json: bool,
-) -> int:
+def run_job(options: FinetuneOptions, job: JobOptions) -> int:
     """Fine-tune, print what came out, and go on to the average if that is wanted.
 
     Returns:
@@ -48,23 +41,21 @@ def run_job(
 
     caller = Caller(
         command=command_line(),
-        options={"then_average": then_average, "tensorboard": tensorboard},
-        needs_captures=then_average,
+        options=recorded(job),
+        needs_captures=job.then_average,
     )
     try:
         with computing(options.device) as context:
             with contextlib.ExitStack() as stack:
-                watching = _watching(
-                    options, context, tensorboard=tensorboard, plot_schedule=plot_schedule
-                )
+                watching = _watching(options, job, context)
                 listener = together(context, lambda: stack.enter_context(watching))
                 result = finetune(options, context=context, listener=listener, caller=caller)
-            if then_average and result.stopped_by is None:
+            if job.then_average and result.stopped_by is None:
                 if context.is_main:
                     notice(describe_speed(result))
-                _average(result, options, context, as_json=as_json)
+                _average(result, options, context, as_json=job.as_json)
             elif context.is_main:
-                print_result(result, as_json=as_json)
+                print_result(result, as_json=job.as_json)
             # No rank takes its connections down while another works; one may be gone already.
             with contextlib.suppress(SwaToolsError):
                 context.barrier()
@@ -75,21 +66,17 @@ def run_job(
 
 @contextlib.contextmanager
 def _watching(
-    options: FinetuneOptions,
-    context: "Distributed",
-    *,
-    tensorboard: bool,
-    plot_schedule: Path | None,
+    options: FinetuneOptions, job: JobOptions, context: "Distributed"
 ) -> Iterator["Listener"]:
     """Show a run, log its scalars and draw its schedule, on rank 0."""
     from swa_tools.run_directory import RunDirectory
 
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(watch_run(context))
-        if context.is_main and plot_schedule is not None:
-            check_output(plot_schedule, force=options.force)
-            listener = _drawing(listener, plot_schedule, force=options.force)
-        if context.is_main and tensorboard:
+        if context.is_main and job.plot_schedule is not None:
+            check_output(job.plot_schedule, force=options.force)
+            listener = _drawing(listener, job.plot_schedule, force=options.force)
+        if context.is_main and job.tensorboard:
             folder = RunDirectory(options.output).tensorboard
             listener = stack.enter_context(log_scalars(folder, listener))
         yield listener
@@ -110,30 +97,21 @@ def _average(
     from swa_tools.averaging import AverageOptions
     from swa_tools.batchnorm import BnOptions
     from swa_tools.data import has_split, open_split
-    from swa_tools.distributed import amp_dtype
     from swa_tools.evaluation import EvaluationOptions
     from swa_tools.run_directory import RunDirectory
 
-    of_any_pass: dict[str, Any] = {
-        "workers": options.workers,
-        "skip_bad_images": options.skip_bad_images,
-        "channels_last": options.channels_last,
-        "amp": amp_dtype(options.amp, context.device),
-    }
-    places: dict[str, Any] = {"data": options.data, "dataset": options.dataset}
-    has_val = has_split("val", directory=options.val_dir, **places)
     batch_size = -(-options.batch_size // (context.world_size * options.accumulate))
     directory = RunDirectory(result.run)
     captures = list(result.captures)
     average_recompute_evaluate(
         [directory.start, *captures] if options.include_init else captures,
         directory.average,
-        train=open_split("train", directory=options.train_dir, **places),
-        val=open_split("val", directory=options.val_dir, **places) if has_val else None,
+        train=open_split("train", options),
+        val=open_split("val", options) if has_split("val", options) else None,
         average=AverageOptions(force=True),
-        bn=BnOptions(**of_any_pass),
+        bn=BnOptions.as_in(options),
         # What fits into memory with gradients fits without.
-        evaluation=EvaluationOptions(batch_size=max(64, batch_size), **of_any_pass),
+        evaluation=EvaluationOptions.as_in(options, batch_size=max(64, batch_size)),
         context=context,
         command_line=command_line(),
         as_json=as_json,

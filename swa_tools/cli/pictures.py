@@ -1,56 +1,80 @@
 """Pictures as files: the options that all drawing commands share, and the writing."""
 
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
-
-from swa_tools.cli.options import Decorator
+from swa_tools.options import option
 
 if TYPE_CHECKING:
     from swa_tools.report import Picture
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """`WIDTHxHEIGHT`, in inches."""
+def parse_size(text: str) -> tuple[float, float]:
+    """Read `WIDTHxHEIGHT`, in inches.
 
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float]:
-        """Return the pair; fail with a usage error where it is none."""
-        if isinstance(value, tuple):
-            return value
-        width, _, height = str(value).lower().replace("×", "x").partition("x")
-        try:
-            return float(width), float(height)
-        except ValueError:
-            self.fail(f"expected inches such as 6.4x4, found {value!r}", param, ctx)
+    Raises:
+        ValueError: It is something else.
+    """
+    width, _, height = text.lower().replace("×", "x").partition("x")
+    try:
+        return float(width), float(height)
+    except ValueError as error:
+        raise ValueError(f"expected inches such as 6.4x4, found {text!r}") from error
 
 
-def picture_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--size` and `--dpi`."""
-    for option in (_DPI, _SIZE):
-        function = option(function)
-    return function
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """What a picture looks like in its file."""
+
+    size: tuple[float, float] | None = option(
+        None, help="Width and height of the picture, in inches.", metavar="WxH", parse=parse_size
+    )
+    dpi: float = option(200, help="Dots per inch of a PNG.")
 
 
-_SIZE: Decorator = click.option(
-    "--size", type=Size(), metavar="WxH", help="Width and height of the picture, in inches."
-)
-_DPI: Decorator = click.option(
-    "--dpi", type=float, default=200, show_default=True, help="Dots per inch of a PNG."
-)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DrawingOptions(PictureOptions):
+    """Where the numbers of a picture go, or come from, and what is made of them."""
+
+    output: Path | None = option(
+        None, help="The numbers; drawn beside it.", short="-o", metavar="FILE.npz"
+    )
+    plots: tuple[Path, ...] = option(
+        (),
+        help="Picture to draw (.png, .svg, .pdf); may be repeated.",
+        flag="--plot",
+        metavar="FILE",
+        shown_default="FILE.png",
+    )
+    source: Path | None = option(
+        None,
+        help="Draw these numbers again instead of measuring.",
+        flag="--from",
+        metavar="FILE.npz",
+    )
+    force: bool = option(False, help="Replace outputs that exist.")
+    as_json: bool = option(
+        False, help="Print one JSON document on stdout, nothing else.", flag="--json"
+    )
+
+    @property
+    def numbers(self) -> Path:
+        """The file with the numbers; the working directory where they are kept in none."""
+        return self.source or self.output or Path()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The pictures to draw."""
+        has_file = self.numbers != Path()
+        return self.plots or ((self.numbers.with_suffix(".png"),) if has_file else ())
 
 
 def save_picture(
     picture: "Picture",
     path: str | Path,
     *,
-    size: tuple[float, float] | None = None,
-    dpi: float = 200,
+    options: PictureOptions | None = None,
     force: bool = False,
 ) -> None:
     """Write a picture as PNG, SVG or PDF, as its name says; whole or not at all.
@@ -62,6 +86,7 @@ def save_picture(
     from swa_tools.report import picture_format
 
     path = Path(path)
-    content = picture.render(picture_format(path), size=size, dpi=dpi)
+    options = options or PictureOptions()
+    content = picture.render(picture_format(path), size=options.size, dpi=options.dpi)
     with atomic_output(path, force=force) as file:
         file.write(content)

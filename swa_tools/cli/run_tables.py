@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,13 +12,11 @@ from swa_tools.cli.pictures import save_picture
 if TYPE_CHECKING:
     from swa_tools.records import Record
     from swa_tools.training import FinetuneResult
-    from swa_tools.training.options import FinetuneOptions
+    from swa_tools.training.options import FinetuneOptions, JobOptions
     from swa_tools.training.plan import RunSizes
 
 
-def print_plan(
-    options: "FinetuneOptions", *, then_average: bool, plot_schedule: Path | None, as_json: bool
-) -> None:
+def print_plan(options: "FinetuneOptions", job: "JobOptions") -> None:
     """Print what a run would do, and draw its learning rate; rank 0 alone."""
     from swa_tools.cli.schedule_picture import schedule_picture
     from swa_tools.distributed import distributed
@@ -27,13 +24,13 @@ def print_plan(
     from swa_tools.training.preparation import preview
 
     with distributed(options.device) as context:
-        caller = Caller(needs_captures=then_average)
+        caller = Caller(needs_captures=job.then_average)
         plan, sizes = preview(options, context=context, caller=caller)
     if not context.is_main:
         return
-    if plot_schedule is not None:
-        save_picture(schedule_picture(plan), plot_schedule, force=options.force)
-    if as_json:
+    if job.plot_schedule is not None:
+        save_picture(schedule_picture(plan), job.plot_schedule, force=options.force)
+    if job.as_json:
         print_json({**plan.to_dict(), **sizes.to_dict()})
         return
     constants = plan.schedule.to_dict()

@@ -1,6 +1,6 @@
 """A help page in sections, for a command with many options."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -10,11 +10,10 @@ class SectionedCommand(click.Command):
     """A command that lists its options under headings.
 
     Args:
-        sections: Names of the parameters under each heading, with spaces between; the others
-            come last.
+        sections: Names of the parameters under each heading; the others come last.
     """
 
-    def __init__(self, *args: Any, sections: Mapping[str, str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.sections = sections
 
@@ -26,7 +25,7 @@ class SectionedCommand(click.Command):
             if isinstance(one, click.Option)
         }
         grouped = {
-            heading: [records.pop(name) for name in names.split()]
+            heading: [records.pop(name) for name in names]
             for heading, names in self.sections.items()
         }
         grouped["Other options"] = list(records.values())

@@ -1,9 +1,9 @@
 """The images of a split, in whatever form they lie on the disk."""
 
 from pathlib import Path
-from typing import Literal
 
 from swa_tools.data.images import SPLIT_FOLDERS, ImageSet, open_images, subfolders
+from swa_tools.data.options import ImageSource, Split
 from swa_tools.data.shards import open_shards
 from swa_tools.data.timm_datasets import open_dataset
 from swa_tools.errors import DataError
@@ -12,29 +12,19 @@ NAMED = 3
 """How many folders an error message names."""
 
 
-def open_split(
-    split: Literal["train", "val"],
-    *,
-    data: Path | None,
-    directory: Path | None = None,
-    dataset: str | None = None,
-) -> ImageSet:
+def open_split(split: Split, source: ImageSource) -> ImageSet:
     """Find the images of a split, their classes not mapped to a model yet; no image is opened.
 
     Args:
         split: `train`, or `val`, which may be called `validation` on the disk.
-        data: A folder that holds both splits (`--data`): as folders with one folder per class, or
-            as tar files of such.
-        directory: The split's own folder or tar file (`--train-dir`, `--val-dir`); goes before
-            `data`.
-        dataset: What lies in `data` instead (`--dataset`): `wds/` for WebDataset shards, anything
-            else is a name of timm's `create_dataset`.
+        source: Where the images of both splits lie.
 
     Raises:
         DataError: Nothing is named, or it cannot be read.
     """
+    dataset, data = source.dataset, source.data
     if dataset:
-        if data is None or directory is not None:
+        if data is None or source.directory(split) is not None:
             raise DataError(
                 f"--dataset {dataset} names what to read, and --data DIR where it lies: give both,"
                 f" and no --{split}-dir"
@@ -42,39 +32,32 @@ def open_split(
         if dataset.partition("/")[0] == "wds":
             return open_shards(data, split=split)
         return open_dataset(dataset, split=split, root=data)
-    path = find_split(split, data=data, directory=directory)
+    path = find_split(split, source)
     if path.suffix == ".tar" and path.is_file():
         return open_dataset("", split=split, root=path)
     return open_images(path)
 
 
-def has_split(
-    split: Literal["train", "val"],
-    *,
-    data: Path | None,
-    directory: Path | None = None,
-    dataset: str | None = None,
-) -> bool:
+def has_split(split: Split, source: ImageSource) -> bool:
     """Tell whether images of a split are named at all; see `open_split`.
 
     Of a data set with a name (`dataset`) it is taken for granted.
     """
-    if dataset or directory is not None:
+    if source.dataset or source.directory(split) is not None:
         return True
-    names = SPLIT_FOLDERS[split]
+    data, names = source.data, SPLIT_FOLDERS[split]
     return data is not None and any(
         (data / name).is_dir() or (data / f"{name}.tar").is_file() for name in names
     )
 
 
-def find_split(
-    split: Literal["train", "val"], *, data: Path | None, directory: Path | None
-) -> Path:
+def find_split(split: Split, source: ImageSource) -> Path:
     """Return the folder or the tar file of a split.
 
     Raises:
-        DataError: Neither `data` nor `directory` is given, or `data` does not have the split.
+        DataError: Neither `data` nor the split's own folder is given, or `data` does not have it.
     """
+    data, directory = source.data, source.directory(split)
     if directory is not None:
         return directory
     names = SPLIT_FOLDERS[split]

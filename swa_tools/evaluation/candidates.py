@@ -9,7 +9,7 @@ from torch import nn
 
 from swa_tools.checkpoints import CheckpointMetadata, open_checkpoint
 from swa_tools.errors import CheckpointError
-from swa_tools.models import has_batchnorm
+from swa_tools.models import ModelChoice, has_batchnorm
 from swa_tools.models.building import resized
 from swa_tools.run_directory import run_of
 
@@ -64,14 +64,13 @@ class Candidate:
 
 
 def open_candidates(
-    paths: Sequence[Path], *, entry: str | None = None, image_size: int | None = None
+    paths: Sequence[Path], choice: ModelChoice
 ) -> tuple[list[Candidate], list[str]]:
     """Open the files, once each: links, copies and files with the same tensors are left out.
 
     Args:
         paths: From `checkpoints.find_checkpoints`.
-        entry: Which weights to take from pickled files that hold several.
-        image_size: Input size that goes before the recorded ones; None for these.
+        choice: Which weights to take from pickled files that hold several, and the input size.
 
     Returns:
         The files, and one line for each that was left out.
@@ -83,7 +82,7 @@ def open_candidates(
     by_digest: dict[str, Candidate] = {}
     notices = []
     for path in paths:
-        with open_checkpoint(path, entry=entry) as checkpoint:
+        with open_checkpoint(path, entry=choice.entry) as checkpoint:
             candidate = Candidate(
                 path=path,
                 name=path.name if n_uses[path.name] == 1 else str(path),
@@ -94,7 +93,7 @@ def open_candidates(
         if first is not candidate:
             notices.append(f"{path}: the same tensors as {first.path}, counted once")
     candidates = list(by_digest.values())
-    _check_same_model(candidates, image_size)
+    _check_same_model(candidates, choice.image_size)
     return candidates, notices
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from swa_tools.data import Batch
-from swa_tools.evaluation.evaluate import Predictor, module_predictor
+from swa_tools.evaluation.one_pass import Predictor, module_predictor
 from swa_tools.models import load_into
 
 Source = Callable[[], Mapping[str, torch.Tensor]]

@@ -6,8 +6,8 @@ from pathlib import Path
 from swa_tools.checkpoints import CheckpointMetadata
 from swa_tools.data import ImageSet
 from swa_tools.evaluation.ensemble import ENSEMBLE
-from swa_tools.evaluation.evaluate import Evaluation
 from swa_tools.evaluation.metrics import Score
+from swa_tools.evaluation.one_pass import Evaluation
 from swa_tools.records import Record
 
 

@@ -21,7 +21,7 @@ from swa_tools.checkpoints import SafetensorsWriter, atomic_output, open_checkpo
 from swa_tools.data import Batch, ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.errors import CheckpointError, OutputError
-from swa_tools.evaluation.evaluate import Predictor
+from swa_tools.evaluation.one_pass import Predictor
 
 METADATA_KEY = "swa_tools_logits"
 

@@ -3,62 +3,23 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from swa_tools.data import ImageSet, Loader, evaluation_loader, map_to_outputs
-from swa_tools.distributed import Distributed
+from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import SwaToolsError
 from swa_tools.evaluation.candidates import Candidate, check_bn, open_candidates
 from swa_tools.evaluation.ensemble import ENSEMBLE
-from swa_tools.evaluation.evaluate import Evaluation, Predictor, score_predictors
 from swa_tools.evaluation.model_bank import ModelBank
+from swa_tools.evaluation.one_pass import Evaluation, Predictor, score_predictors
+from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.evaluation.real_labels import real_accuracy, real_labels
 from swa_tools.evaluation.results import CheckpointScores, ScoredCheckpoint
 from swa_tools.evaluation.saved_logits import labels_only, logits_path, reading, saving
 from swa_tools.models import BuiltModel, load_checkpoint, load_state_dict
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationOptions:
-    """How checkpoints are scored.
-
-    Attributes:
-        model, model_kwargs, num_classes, entry: Of files that do not say it themselves; see
-            `models.load_checkpoint`.
-        image_size: Input size in pixels; None for the model's own.
-        allow_stale_bn: Whether averaged weights are scored with averaged BatchNorm statistics.
-        ensemble: Whether the ensemble is scored, too: of the captures of cycles if there are
-            several, else of all ordinary checkpoints (no averages, no start of a run), or of all
-            files if there is none.
-        save_logits: Folder to save logits in and to take them from; None for neither.
-        batch_size: Images in a batch; a batch is on one rank.
-        workers: Processes that decode images; None to choose by the machine.
-        skip_bad_images: Whether unreadable images are left out instead of being an error.
-        at_once: Models that are held in memory at a time.
-        amp: dtype of mixed precision; None for full precision.
-        channels_last: Whether images and weights are laid out channels last.
-        compile: Whether the network runs through `torch.compile`.
-    """
-
-    model: str | None = None
-    model_kwargs: Mapping[str, Any] | None = None
-    num_classes: int | None = None
-    entry: str | None = None
-    image_size: int | None = None
-    allow_stale_bn: bool = False
-    ensemble: bool = False
-    save_logits: Path | None = None
-    batch_size: int = 256
-    workers: int | None = None
-    skip_bad_images: bool = False
-    at_once: int = 8
-    amp: torch.dtype | None = None
-    channels_last: bool = True
-    compile: bool = False
 
 
 def evaluate_checkpoints(
@@ -89,15 +50,9 @@ def evaluate_checkpoints(
     """
     if options.save_logits is not None and options.skip_bad_images:
         raise SwaToolsError("logits are saved for whole sets of images: drop --skip-bad-images")
-    candidates, notices = open_candidates(paths, entry=options.entry, image_size=options.image_size)
-    built, _ = load_checkpoint(
-        next((one for one in candidates if one.says_its_model), candidates[0]).path,
-        model=options.model,
-        kwargs=options.model_kwargs,
-        num_classes=options.num_classes,
-        entry=options.entry,
-        image_size=options.image_size,
-    )
+    candidates, notices = open_candidates(paths, options)
+    telling = next((one for one in candidates if one.says_its_model), candidates[0])
+    built, _ = load_checkpoint(telling.path, options)
     if not options.allow_stale_bn:
         notices += check_bn(candidates, built.module)
     images = map_to_outputs(images, built.info)
@@ -109,7 +64,7 @@ def evaluate_checkpoints(
         )
         evaluation = score_predictors(
             predictors,
-            labels_only(images, batch_size=options.batch_size, context=context)
+            labels_only(images, batch_size=options.evaluation_batch, context=context)
             if all_saved
             else loader,
             context=context,
@@ -133,7 +88,7 @@ def _loader(
     return evaluation_loader(
         images,
         built.preprocessing,
-        batch_size=options.batch_size,
+        batch_size=options.evaluation_batch,
         device=context.device,
         workers=options.workers,
         skip_bad_images=options.skip_bad_images,
@@ -153,13 +108,14 @@ def _predictors(
     stack: contextlib.ExitStack,
 ) -> tuple[dict[str, Predictor], bool]:
     """Return where the logits of each candidate come from, and whether all are on disk."""
+    amp = amp_dtype(options.amp, context.device)
     origins = {
         one.name: {
             "checkpoint": one.digest,
             "model": dataclasses.asdict(built.info),
             "images": images.digest(),
             "preprocessing": dataclasses.asdict(built.preprocessing),
-            "amp": str(options.amp),
+            "amp": str(amp),
         }
         for one in candidates
     }
@@ -190,7 +146,7 @@ def _predictors(
         if one.name in saved:
             predictor = stack.enter_context(reading(files[one.name], n_samples=len(images)))
         else:
-            predictor = bank.predictor(one.name, amp=options.amp)
+            predictor = bank.predictor(one.name, amp=amp)
             if one.name in files:
                 predictor = stack.enter_context(
                     saving(

@@ -3,14 +3,14 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from swa_tools.batchnorm import BnOptions, conditions_of, update_bn
+from swa_tools.batchnorm import conditions_of, update_bn
 from swa_tools.data import (
     Batch,
     ImageSet,
@@ -20,58 +20,15 @@ from swa_tools.data import (
     statistics_loader,
     subset,
 )
+from swa_tools.distributed import amp_dtype
 from swa_tools.errors import DataError, SwaToolsError
 from swa_tools.evaluation import Evaluation, evaluate
+from swa_tools.landscape.options import SurfaceOptions
 from swa_tools.landscape.points import PointScore
 from swa_tools.models import has_batchnorm, load_checkpoint
 
 BYTES_PER_NUMBER = 4
 """What a number in an image takes in memory."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SurfaceOptions:
-    """How points are scored.
-
-    Attributes:
-        model, model_kwargs, num_classes, entry, image_size: What files do not say
-            themselves; see `models.load_checkpoint`.
-        bn_samples: Training images that BatchNorm statistics are recomputed on at every point,
-            random and class-balanced; 0 keeps those of the first checkpoint, which is wrong
-            everywhere else.
-        view: How those for BatchNorm are prepared, as in `BnOptions`.
-        train_samples, val_samples: Images that losses and errors are measured on, random and
-            class-balanced; a number above the size of the set means the whole set.
-        seed: Seed of these subsets; None for the run's own.
-        weight_decay: λ of the L2 term.
-        no_decay_norm_bias: Whether vectors (biases, scale and shift of norms) were not decayed.
-        batch_size: Images in a batch; None for what `BnOptions` makes of it.
-        workers: Processes that decode images; None to let the machine decide.
-        skip_bad_images: Whether unreadable images are left out instead of being an error.
-        cache_images: Whether decoded images are held in memory; None to do so if they fit in half
-            of what is free.
-        amp: dtype of mixed precision; None for full precision.
-        channels_last: Whether images and weights are laid out channels last.
-    """
-
-    model: str | None = None
-    model_kwargs: Mapping[str, Any] | None = None
-    num_classes: int | None = None
-    entry: str | None = None
-    image_size: int | None = None
-    bn_samples: int = 2048
-    view: Literal["training", "evaluation"] = "training"
-    train_samples: int = 5000
-    val_samples: int = 5000
-    seed: int | None = None
-    weight_decay: float = 1e-4
-    no_decay_norm_bias: bool = False
-    batch_size: int | None = None
-    workers: int | None = None
-    skip_bad_images: bool = False
-    cache_images: bool | None = None
-    amp: torch.dtype | None = None
-    channels_last: bool = True
 
 
 class Surface:
@@ -101,22 +58,14 @@ class Surface:
         options: SurfaceOptions,
         device: torch.device,
     ) -> None:
-        built, metadata = load_checkpoint(
-            checkpoint,
-            model=options.model,
-            kwargs=options.model_kwargs,
-            num_classes=options.num_classes,
-            entry=options.entry,
-            image_size=options.image_size,
-        )
-        self._options = options
+        built, metadata = load_checkpoint(checkpoint, options)
+        self._options, self._amp = options, amp_dtype(options.amp, device)
         self._module = built.module.to(device)
         if options.channels_last:
             self._module = self._module.to(memory_format=torch.channels_last)
         self._info, self._preprocessing = built.info, built.preprocessing
         self.has_batchnorm = has_batchnorm(self._module)
-        bn = BnOptions(view=options.view, batch_size=options.batch_size, seed=options.seed)
-        self._conditions = conditions_of(bn, metadata, built.preprocessing)
+        self._conditions = conditions_of(options, metadata, built.preprocessing)
         mapped, seed = map_to_outputs(train, built.info), self._conditions.seed
         self._images = {
             "train": subset(mapped, options.train_samples, seed=seed),
@@ -154,10 +103,10 @@ class Surface:
             SwaToolsError: The network gives NaN or Inf and `allow_overflow` is not set.
         """
         options = self._options
-        l2 = options.weight_decay / 2 * self._load(tensors, decayed)
+        l2 = options.l2 / 2 * self._load(tensors, decayed)
         try:
             if "bn" in self._loaders:
-                update_bn(self._module, self._loaders["bn"], amp=options.amp, on_batch=on_images)
+                update_bn(self._module, self._loaders["bn"], amp=self._amp, on_batch=on_images)
             scores = {name: self._evaluate(name, on_images) for name in ("train", "val")}
         except DataError:
             raise
@@ -190,10 +139,10 @@ class Surface:
             "bn_samples": options.bn_samples,
             "view": dataclasses.asdict(self._conditions.view),
             "seed": self._conditions.seed,
-            "weight_decay": options.weight_decay,
+            "weight_decay": options.l2,
             "no_decay_norm_bias": options.no_decay_norm_bias,
             "batch_size": self._conditions.batch_size,
-            "amp": None if options.amp is None else str(options.amp).removeprefix("torch."),
+            "amp": None if self._amp is None else str(self._amp).removeprefix("torch."),
             "skip_bad_images": options.skip_bad_images,
         }
 
@@ -223,7 +172,7 @@ class Surface:
         return evaluate(
             {"point": self._module},
             self._loaders[name],
-            amp=self._options.amp,
+            amp=self._amp,
             on_batch=on_images,
         )
 

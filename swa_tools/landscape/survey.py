@@ -12,6 +12,7 @@ from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.landscape.geometry import Tensors
 from swa_tools.landscape.measurement_files import check_numbers, write_numbers
+from swa_tools.landscape.options import SurfaceOptions
 from swa_tools.landscape.points import (
     FIELDS,
     SUFFIX,
@@ -19,7 +20,7 @@ from swa_tools.landscape.points import (
     PointFile,
     PointScore,
 )
-from swa_tools.landscape.surface import Surface, SurfaceOptions
+from swa_tools.landscape.surface import Surface
 from swa_tools.measurements import describe
 
 

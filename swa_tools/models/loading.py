@@ -1,35 +1,26 @@
 """A checkpoint file to a model that runs."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
 from pathlib import Path
-from typing import Any
 
 from swa_tools.checkpoints import Checkpoint, CheckpointMetadata, ModelInfo, open_checkpoint
 from swa_tools.errors import ModelError
 from swa_tools.models.building import BuiltModel, resized
+from swa_tools.models.choice import ModelChoice
 from swa_tools.models.libraries import create_model
 from swa_tools.models.state_dicts import load_into, read_tensors
 
 
 def load_checkpoint(
-    path: str | Path,
-    *,
-    model: str | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-    num_classes: int | None = None,
-    entry: str | None = None,
-    image_size: int | None = None,
+    path: str | Path, choice: ModelChoice | None = None
 ) -> tuple[BuiltModel, CheckpointMetadata | None]:
     """Build the model that a checkpoint belongs to and load its weights.
 
     Args:
         path: Any file that `checkpoints.open_checkpoint` opens.
-        model: Name as `create_model` takes it, for files that do not say theirs.
-        kwargs: Arguments of its constructor, for the same.
-        num_classes: Its outputs, for the same; None reads the number off the file.
-        entry: Which set of weights to take where a pickled file holds several.
-        image_size: Input size instead of the recorded one or the library's own.
+        choice: Which model it belongs to, where it does not say it; the number of classes is read
+            off the file if it is not given.
 
     Returns:
         The model, and what the file says of itself.
@@ -39,25 +30,28 @@ def load_checkpoint(
         ModelError: The model is unknown or not named, contradicts the file's own metadata, or its
             tensors do not fit.
     """
-    with open_checkpoint(path, entry=entry) as checkpoint:
+    choice = choice or ModelChoice()
+    with open_checkpoint(path, entry=choice.entry) as checkpoint:
         metadata = checkpoint.metadata
         if metadata is not None and metadata.model is not None:
-            _check_agreement(metadata.model, model, kwargs, num_classes, where=str(path))
-            built = _recorded_model(metadata.model, metadata, image_size)
-        elif model is None:
-            raise ModelError(f"{path}: does not say which model it belongs to; say it with --model")
+            _check_agreement(metadata.model, choice, where=str(path))
+            built = _recorded_model(metadata.model, metadata, choice.image_size)
         else:
-            built = create_model(
-                model, num_classes=num_classes, kwargs=kwargs, image_size=image_size
-            )
-            n_found = _count_outputs(checkpoint, built) if num_classes is None else None
-            if n_found is not None:
-                built = create_model(
-                    model, num_classes=n_found, kwargs=kwargs, image_size=image_size
-                )
+            built = _chosen_model(checkpoint, choice, where=str(path))
         state_dict = read_tensors(checkpoint)
     load_into(built.module, state_dict, where=str(path))
     return built, metadata
+
+
+def _chosen_model(checkpoint: Checkpoint, choice: ModelChoice, *, where: str) -> BuiltModel:
+    if choice.model is None:
+        raise ModelError(f"{where}: does not say which model it belongs to; say it with --model")
+    create = functools.partial(
+        create_model, choice.model, kwargs=choice.model_kwargs, image_size=choice.image_size
+    )
+    built = create(num_classes=choice.num_classes)
+    n_found = _count_outputs(checkpoint, built) if choice.num_classes is None else None
+    return built if n_found is None else create(num_classes=n_found)
 
 
 def _recorded_model(
@@ -72,18 +66,11 @@ def _recorded_model(
     return dataclasses.replace(built, info=info, preprocessing=preprocessing)
 
 
-def _check_agreement(
-    info: ModelInfo,
-    model: str | None,
-    kwargs: Mapping[str, Any] | None,
-    num_classes: int | None,
-    *,
-    where: str,
-) -> None:
+def _check_agreement(info: ModelInfo, choice: ModelChoice, *, where: str) -> None:
     for title, found, given in (
-        ("model", architecture(info.name), model and architecture(model)),
-        ("model kwargs", info.kwargs, kwargs and dict(kwargs)),
-        ("number of classes", info.num_classes, num_classes),
+        ("model", architecture(info.name), choice.model and architecture(choice.model)),
+        ("model kwargs", info.kwargs, choice.model_kwargs),
+        ("number of classes", info.num_classes, choice.num_classes),
     ):
         if given and given != found:
             raise ModelError(

@@ -3,13 +3,21 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from swa_tools.options import declared
 from swa_tools.report.lineage import Earlier
 from swa_tools.report.runs import RunData
+from swa_tools.training.options import FinetuneOptions, JobOptions
 
 NOT_THE_EXPERIMENT = frozenset(
-    {"device", "workers", "log_every", "resume_every", "validate_every", "compile", "channels_last"}
+    one.name
+    for options in (FinetuneOptions, JobOptions)
+    for one in declared(options)
+    if one.option.affects != "numbers"
 )
-"""Options that change how a run is computed or watched, not what it is."""
+"""Options that change how a run is computed, watched or stored, not what it is."""
+
+_DEFAULTS = {one.name: one.default for one in declared(FinetuneOptions)}
+"""What a run has whose `run.json` is from before an option."""
 
 NOT_COMPARED = NOT_THE_EXPERIMENT | {"seed", "checkpoint", "from_run"}
 """Where a run starts is compared by itself: the weights at a path may have changed since."""
@@ -73,4 +81,5 @@ def _same_beginning(one: RunData | Earlier, other: RunData | Earlier) -> bool:
 
 
 def _compared(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in NOT_COMPARED}
+    known = {**_DEFAULTS, **options}
+    return {name: value for name, value in known.items() if name not in NOT_COMPARED}

@@ -134,10 +134,7 @@ def average_and_score(
                 train,
                 options=bn,
                 context=context,
-                model=evaluation.model,
-                model_kwargs=evaluation.model_kwargs,
-                num_classes=evaluation.num_classes,
-                image_size=evaluation.image_size,
+                choice=evaluation.without_entry,
                 force=average.force,
                 on_batch=done,
             )

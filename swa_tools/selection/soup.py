@@ -115,10 +115,7 @@ def greedy_soup(
                 train,
                 options=bn,
                 context=context,
-                model=evaluation.model,
-                model_kwargs=evaluation.model_kwargs,
-                num_classes=evaluation.num_classes,
-                image_size=evaluation.image_size,
+                choice=evaluation.without_entry,
                 force=force,
                 on_batch=done,
             )

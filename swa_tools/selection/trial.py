@@ -10,7 +10,7 @@ from torch import nn
 
 from swa_tools.batchnorm import BnOptions, Conditions, conditions_of, recompute
 from swa_tools.data import ImageSet, evaluation_loader, map_to_outputs
-from swa_tools.distributed import Distributed
+from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.evaluation import EvaluationOptions, Score, evaluate
 from swa_tools.models import BuiltModel, has_batchnorm, load_checkpoint, load_into
 
@@ -87,7 +87,7 @@ class Trial:
         loader = evaluation_loader(
             self.images,
             self.built.preprocessing,
-            batch_size=self.evaluation.batch_size,
+            batch_size=self.evaluation.evaluation_batch,
             device=self.context.device,
             workers=self.evaluation.workers,
             skip_bad_images=self.evaluation.skip_bad_images,
@@ -95,9 +95,8 @@ class Trial:
             world_size=self.context.world_size,
             channels_last=self.evaluation.channels_last,
         )
-        return evaluate(
-            modules, loader, context=self.context, amp=self.evaluation.amp, on_batch=on_batch
-        ).scores
+        amp = amp_dtype(self.evaluation.amp, self.context.device)
+        return evaluate(modules, loader, context=self.context, amp=amp, on_batch=on_batch).scores
 
 
 def open_trial(
@@ -122,14 +121,7 @@ def open_trial(
     Raises:
         SwaToolsError: As `load_checkpoint` and `map_to_outputs`.
     """
-    built, metadata = load_checkpoint(
-        path,
-        model=evaluation.model,
-        kwargs=evaluation.model_kwargs,
-        num_classes=evaluation.num_classes,
-        entry=evaluation.entry,
-        image_size=evaluation.image_size,
-    )
+    built, metadata = load_checkpoint(path, evaluation)
     module = built.module.to(context.device)
     if evaluation.channels_last:
         module = module.to(memory_format=torch.channels_last)

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swa_tools.training.loop import finetune
-    from swa_tools.training.options import FinetuneOptions, OptimizerOptions
+    from swa_tools.training.optimizer_options import OptimizerOptions
+    from swa_tools.training.options import FinetuneOptions
     from swa_tools.training.progress import FinetuneResult
     from swa_tools.training.schedule_options import ScheduleOptions
 
 _MODULES = {
     "FinetuneOptions": "options",
     "FinetuneResult": "progress",
-    "OptimizerOptions": "options",
+    "OptimizerOptions": "optimizer_options",
     "ScheduleOptions": "schedule_options",
     "finetune": "loop",
 }

@@ -16,12 +16,9 @@ from swa_tools import __version__
 from swa_tools.checkpoints import ModelInfo, content_digest
 from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.run_directory import RunDirectory, options_in
-from swa_tools.training.options import FinetuneOptions
+from swa_tools.training.options import FinetuneOptions, recorded
 from swa_tools.training.plan import RunPlan
 from swa_tools.training.resume import ResumePoint
-
-_NOT_REPEATED = ("output", "force", "resume", "resume_if_exists")
-"""Options that belong to one call and not to the run."""
 
 _LIBRARIES = ("torchvision", "timm", "numpy", "safetensors")
 
@@ -63,11 +60,10 @@ def describe_run(
         caller: Who fine-tunes.
         earlier: From `describe_earlier`, of a run that continues another.
     """
-    repeated = {k: v for k, v in options.to_dict().items() if k not in _NOT_REPEATED}
     amp = amp_dtype(options.amp, context.device)
     started_by = launcher()
     return {
-        "options": {**repeated, **caller.options},
+        "options": {**recorded(options), **caller.options},
         "command": shlex.join(sys.argv) if caller.command is None else caller.command,
         **({} if started_by is None else {"launcher": started_by}),
         **({} if earlier is None else {"earlier": earlier}),

@@ -1,185 +1,279 @@
-"""Everything that a person can say about a fine-tuning run."""
+"""Everything that a person can say about a fine-tuning run, each option declared once."""
 
 import dataclasses
-import math
-import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from swa_tools.errors import TrainingError
-from swa_tools.training.schedule_options import ScheduleOptions, steps_of
-
-Amp = Literal["auto", "bf16", "fp16", "off"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerOptions:
-    """How weights are updated.
-
-    Attributes:
-        optimizer: `sgd` or `adamw`.
-        momentum: Of SGD. Its buffer is not reset when the learning rate jumps.
-        nesterov: Whether SGD looks ahead.
-        weight_decay: L2 for SGD, decoupled for AdamW.
-        no_decay_norm_bias: Whether vectors (biases, scale and shift of norms) are not decayed.
-        clip_grad: Largest global norm of the gradients; None for no clipping.
-    """
-
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 1e-4
-    no_decay_norm_bias: bool = False
-    clip_grad: float | None = None
+from swa_tools.data.options import ImageSource, PassOptions
+from swa_tools.options import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Bounds,
+    Declared,
+    declared,
+    option,
+    values_of,
+)
+from swa_tools.training.optimizer_options import OptimizerOptions
+from swa_tools.training.schedule_options import ScheduleOptions
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FinetuneOptions:
-    """A fine-tuning run. The defaults are the recipe of the paper's ImageNet experiments.
-
-    Attributes:
-        model: `torchvision/NAME[:WEIGHTS]` or `timm/NAME[.TAG]`; None where `checkpoint` or
-            `from_run` says it.
-        model_kwargs: Arguments of the model's constructor.
-        image_size: Size of the input in pixels; None for the model's own.
-        pretrained: Whether the library's weights are the start; otherwise random ones.
-        checkpoint: File with the starting weights, instead of the library's.
-        entry: Which weights of a pickled checkpoint.
-        from_run: Run directory whose last weights and optimizer state are the start.
-        new_head: Whether the classifier is replaced by a new one over the data's classes.
-        drop_path: Rate of stochastic depth; None for the model's own.
-        data: Folder with `train/` and `val/`.
-        train_dir, val_dir: These two by themselves.
-        dataset: Name of a data set that timm's `create_dataset` knows, in `data`, instead.
-        synthetic_data: Number of random images to train on instead, to measure speed.
-        workers: Processes that decode images; None to choose by the machine.
-        skip_bad_images: Whether unreadable images are left out instead of being an error.
-        output: The run directory.
-        epochs: Length of the run; may be a fraction.
-        batch_size: Images of an optimizer step, over all ranks and accumulated pieces together.
-        accumulate: Pieces that a rank's share of the batch is computed in, one after another.
-        schedule: The learning rate.
-        optimizer: The update.
-        min_crop_area: Smallest random crop of the augmentation, as a part of the image's area.
-        label_smoothing: Of the cross entropy.
-        ema: Decay of an exponential moving average of the weights, updated each step.
-        swa_online: Whether the average of the captures is kept in the run (Algorithm 1), its
-            BatchNorm statistics recomputed and scored, in `swa.safetensors`.
-        include_init: Whether the average of the captures counts the starting weights once, too.
-        swa_every: Captures between two scores of that average; None for the last capture alone.
-        keep_checkpoints: How many captures stay, the newest; None for all.
-        amp: Mixed precision; `auto` is bf16 on GPUs that have it, else off.
-        channels_last: Whether images and weights are laid out channels last.
-        compile: Whether `torch.compile` is used.
-        sync_bn: Whether BatchNorm normalises over all ranks (CUDA only).
-        device: `auto` or a torch device.
-        seed: Of the order of the images, their augmentation, dropout and new weights.
-        validate_every: `cycle` (and at the start), `never`, or an interval: `500`, `500steps`,
-            `0.25epochs`; captures are validated besides.
-        resume_every: How often a point to resume from is saved, besides every cycle's end:
-            `500steps`, `0.5epochs`, `10min` or `cycle`.
-        log_every: Optimizer steps between two `step` records.
-        allow_nonfinite: Whether a loss of NaN or Inf does not stop the run.
-        force: Whether a run that is already in `output` is replaced.
-        resume: Whether to go on with the run in `output`.
-        resume_if_exists: Whether to go on if there is one, and to begin otherwise.
-    """
-
-    model: str | None = None
-    model_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    image_size: int | None = None
-    pretrained: bool = True
-    checkpoint: Path | None = None
-    entry: str | None = None
-    from_run: Path | None = None
-    new_head: bool = False
-    drop_path: float | None = None
-
-    data: Path | None = None
-    train_dir: Path | None = None
-    val_dir: Path | None = None
-    dataset: str | None = None
-    synthetic_data: int | None = None
-    workers: int | None = None
-    skip_bad_images: bool = False
-
-    output: Path
-    epochs: float = 10
-    batch_size: int = 256
-    accumulate: int = 1
-    schedule: ScheduleOptions = dataclasses.field(default_factory=ScheduleOptions)
-    optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
-    min_crop_area: float = 0.08
-    label_smoothing: float = 0.0
-    ema: float | None = None
-    swa_online: bool = False
-    include_init: bool = False
-    swa_every: int | None = None
-    keep_checkpoints: int | None = None
-
-    amp: Amp = "auto"
-    channels_last: bool = True
-    compile: bool = False
-    sync_bn: bool = False
-    device: str = "auto"
-    seed: int = 0
-
-    validate_every: str = "cycle"
-    resume_every: str = "10min"
-    log_every: int = 10
-    allow_nonfinite: bool = False
-    force: bool = False
-    resume: bool = False
-    resume_if_exists: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the options for JSON: the nested ones under their own names, paths absolute."""
-        document = dataclasses.asdict(self)
-        document |= document.pop("schedule") | document.pop("optimizer")
-        return {
-            key: str(value.absolute()) if isinstance(value, Path) else value
-            for key, value in document.items()
-        }
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """How often something happens: every so many steps, or minutes; both None for never."""
-
-    steps: int | None = None
-    minutes: float | None = None
-
-    def includes(self, step: int) -> bool:
-        """Tell whether it happens after a step, counted from 1."""
-        return self.steps is not None and step % self.steps == 0
-
-
-def parse_interval(text: str, *, flag: str, steps_per_epoch: int, minutes: bool) -> Interval:
-    """Read `500`, `500steps`, `0.25epochs`, `10min`, `cycle` or `never`.
-
-    What happens at the end of cycles does so anyway, so `cycle` adds nothing to it.
-
-    Args:
-        text: What the user wrote.
-        flag: The option that it was written for, for the error.
-        steps_per_epoch: To count epochs in steps.
-        minutes: Whether minutes are allowed.
+def parse_kept(text: str) -> int | None:
+    """Read how many captures stay: `all` (None), `none` (0) or a number.
 
     Raises:
-        TrainingError: It is none of these, or not above 0.
+        ValueError: It is none of these.
     """
-    if text in ("cycle", "never"):
-        return Interval()
-    match = re.fullmatch(r"([0-9.]+) *(steps?|epochs?|min|)", text)
-    unit = match[2] if match else ""
-    try:
-        value = float(match[1]) if match else 0.0
-    except ValueError:
-        value = 0.0
-    if unit.startswith("epoch"):
-        value = steps_of(value, steps_per_epoch)
-    is_whole = unit == "min" or value == math.floor(value)
-    if value <= 0 or not is_whole or (unit == "min" and not minutes):
-        examples = "500steps, 0.25epochs" + (", 10min" if minutes else "") + ", cycle or never"
-        raise TrainingError(f"{flag} {text}: expected a number of at least one step: {examples}")
-    return Interval(minutes=value) if unit == "min" else Interval(steps=int(value))
+    words = {"all": None, "none": 0}
+    if text in words:
+        return words[text]
+    if not text.isdecimal():
+        raise ValueError(f"expected all, none or a number, found {text!r}")
+    return int(text)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneOptions(PassOptions, ImageSource):
+    """A fine-tuning run. The defaults are the recipe of the paper's ImageNet experiments."""
+
+    model: str | None = option(
+        None,
+        help="torchvision/NAME[:WEIGHTS], timm/NAME[.TAG], timm's hf-hub:… or local-dir:….",
+        is_argument=True,
+        affects="numbers",
+    )
+    checkpoint: Path | None = option(
+        None,
+        help="Starting weights on disk, not the library's.",
+        section="Model",
+        metavar="FILE",
+        affects="numbers",
+    )
+    entry: str | None = option(
+        None,
+        help="Which weights of a pickled --checkpoint.",
+        section="Model",
+        metavar="KEY",
+        affects="numbers",
+    )
+    from_run: Path | None = option(
+        None,
+        help="Start at the end of another run, with its optimizer state.",
+        section="Model",
+        flag="--from",
+        metavar="RUN",
+        affects="numbers",
+    )
+    pretrained: bool = option(
+        True,
+        help="Start from the library's weights, or from random ones.",
+        section="Model",
+        affects="numbers",
+    )
+    new_head: bool = option(
+        False,
+        help="New classifier over the classes of the data.",
+        section="Model",
+        affects="numbers",
+    )
+    image_size: int | None = option(
+        None,
+        help="Input size in pixels.",
+        section="Model",
+        shown_default="the model's",
+        bounds=COUNT,
+        affects="numbers",
+    )
+    model_kwargs: dict[str, Any] = option(
+        factory=dict,
+        help="Argument of the model's constructor; may be repeated.",
+        section="Model",
+        metavar="NAME=VALUE",
+        affects="numbers",
+    )
+    drop_path: float | None = option(
+        None,
+        help="Stochastic depth.",
+        section="Model",
+        shown_default="the model's",
+        bounds=SHARE,
+        affects="numbers",
+    )
+    synthetic_data: int | None = option(
+        None,
+        help="N random images, to measure speed.",
+        section="Images",
+        metavar="N",
+        bounds=COUNT,
+        affects="numbers",
+    )
+    min_crop_area: float = option(
+        0.08,
+        help="Smallest random crop, as a part of the image; more for small or centred objects.",
+        section="Images",
+        bounds=Bounds(min=0, max=1, min_open=True),
+        affects="numbers",
+    )
+    epochs: float = option(
+        10,
+        help="Length of the run; the paper's for ImageNet.",
+        section="Learning rate",
+        bounds=POSITIVE,
+        affects="numbers",
+        may_change=True,
+    )
+    schedule: ScheduleOptions = dataclasses.field(default_factory=ScheduleOptions)
+    batch_size: int = option(
+        256,
+        help="Images in a batch, over all processes together.",
+        section="Optimizer",
+        bounds=COUNT,
+        affects="numbers",
+    )
+    accumulate: int = option(
+        1,
+        help="Compute each batch in so many pieces, where memory is short.",
+        section="Optimizer",
+        bounds=COUNT,
+        affects="bits",
+    )
+    optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
+    label_smoothing: float = option(
+        0.0, help="Of the cross entropy.", section="Optimizer", bounds=SHARE, affects="numbers"
+    )
+    swa_online: bool = option(
+        False,
+        help="Keep the average in the run, BatchNorm recomputed and scored (RUN/swa.safetensors).",
+        section="Averages",
+        affects="numbers",
+    )
+    include_init: bool = option(
+        False,
+        help="Count the starting weights in the average once, too, as Algorithm 1 is printed.",
+        section="Averages",
+        affects="numbers",
+    )
+    swa_every: int | None = option(
+        None,
+        help="Score it every N captures.",
+        section="Averages",
+        metavar="N",
+        shown_default="at the end",
+        bounds=COUNT,
+    )
+    keep_checkpoints: int | None = option(
+        None,
+        help="How many captures stay, the newest.",
+        section="Averages",
+        metavar="all|N|none",
+        shown_default="all",
+        parse=parse_kept,
+    )
+    ema: float | None = option(
+        None,
+        help="Keep a moving average, too (RUN/ema/).",
+        section="Averages",
+        metavar="DECAY",
+        bounds=SHARE,
+        affects="numbers",
+    )
+    compile: bool = option(False, help="Use torch.compile.", section="Speed", affects="bits")
+    sync_bn: bool = option(
+        False, help="BatchNorm over all GPUs of the batch.", section="Speed", affects="bits"
+    )
+    resume: bool = False
+    resume_if_exists: bool = option(
+        False,
+        help="Go on if RUN has begun, else begin it.",
+        section="Stopping and going on",
+        is_recorded=False,
+    )
+    resume_every: str = option(
+        "10min",
+        help="Save a point to resume from: 500steps, 0.5epochs, 10min; at every cycle's end"
+        " anyway.",
+        section="Stopping and going on",
+        metavar="INTERVAL",
+    )
+    allow_nonfinite: bool = option(
+        False, help="Go on when the loss is NaN or Inf.", section="Stopping and going on"
+    )
+    output: Path = option(
+        help="Run directory to write.", short="-o", metavar="RUN", is_recorded=False
+    )
+    validate_every: str = option(
+        "cycle", help="cycle, never, or besides: 500steps, 0.25epochs.", metavar="INTERVAL"
+    )
+    log_every: int = option(
+        10, help="Steps between two records of the training loss.", bounds=COUNT
+    )
+    seed: int = option(0, help="Random seed.", bounds=NOT_NEGATIVE, affects="numbers")
+    force: bool = option(False, help="Replace outputs that exist.", is_recorded=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What the command does around a run: how it is begun and watched, and what follows.
+
+    None of it changes a number.
+    """
+
+    then_average: bool = option(
+        False,
+        help="Go on to average, recompute BatchNorm and evaluate (RUN/swa.safetensors).",
+        section="Averages",
+    )
+    resume: Path | None = option(
+        None,
+        help="Go on with a run, with its own options.",
+        section="Stopping and going on",
+        metavar="RUN",
+        is_recorded=False,
+    )
+    config: Path | None = option(
+        None,
+        help="Take the options of another run from its run.json.",
+        section="Stopping and going on",
+        metavar="FILE",
+        is_recorded=False,
+    )
+    tensorboard: bool = option(False, help="Write scalars to RUN/tensorboard/, too.")
+    plot_schedule: Path | None = option(
+        None,
+        help="Draw the learning rate (PNG, SVG, PDF).",
+        metavar="FILE",
+        is_recorded=False,
+    )
+    only_plan: bool = option(
+        False, help="Say what would be done, and stop.", flag="--plan", is_recorded=False
+    )
+    as_json: bool = option(
+        False,
+        help="Print one JSON document on stdout, nothing else.",
+        flag="--json",
+        is_recorded=False,
+    )
+
+
+def recorded(options: FinetuneOptions | JobOptions) -> dict[str, Any]:
+    """Return what `run.json` keeps of options: those of the run, paths absolute."""
+    values = values_of(options)
+    return {
+        one.name: _to_json(values[one.name]) for one in declared(options) if one.option.is_recorded
+    }
+
+
+def compared(options: type[FinetuneOptions] | FinetuneOptions) -> Iterator[Declared]:
+    """Return the options that a resumed run must have in common with the run before."""
+    return (
+        one
+        for one in declared(options)
+        if one.option.affects == "numbers" and not one.option.may_change
+    )
+
+
+def _to_json(value: Any) -> Any:
+    return str(value.absolute()) if isinstance(value, Path) else value

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from swa_tools.errors import TrainingError
-from swa_tools.training.options import FinetuneOptions, Interval
+from swa_tools.training.intervals import Interval
+from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.schedule_options import ScheduleOptions, build_schedule, steps_of
 from swa_tools.training.schedules import Schedule
 

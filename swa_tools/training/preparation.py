@@ -11,10 +11,11 @@ from swa_tools.models import save_state_dict
 from swa_tools.run_directory import RunDirectory
 from swa_tools.training.averages import OnlineAverage
 from swa_tools.training.description import Caller, describe_earlier, describe_run
+from swa_tools.training.intervals import parse_interval
 from swa_tools.training.loaders import Loaders, open_loaders
 from swa_tools.training.network import build_network, check_network
 from swa_tools.training.optimizer import check_optimizer
-from swa_tools.training.options import FinetuneOptions, parse_interval
+from swa_tools.training.options import FinetuneOptions, compared, recorded
 from swa_tools.training.plan import RunPlan, RunSizes, measure_run, plan_run
 from swa_tools.training.progress import Listener
 from swa_tools.training.resume import ResumePoint, check_settings
@@ -165,16 +166,6 @@ def _plan(
     )
 
 
-_SETTINGS = (
-    *("model", "model_kwargs", "image_size", "pretrained", "checkpoint", "entry", "from_run"),
-    *("new_head", "drop_path", "synthetic_data", "batch_size", "seed", "label_smoothing", "ema"),
-    "swa_online",
-    "min_crop_area",
-    *("optimizer", "momentum", "nesterov", "weight_decay", "no_decay_norm_bias", "clip_grad"),
-)
-"""The options that a resumed run must have in common with the run before."""
-
-
 def run_settings(
     options: FinetuneOptions, plan: RunPlan, start: Start, *, epochs_before: int
 ) -> dict[str, Any]:
@@ -182,13 +173,12 @@ def run_settings(
 
     Its length is not among them: a run may be resumed to go on for longer.
     """
-    document = options.to_dict()
-    settings = {name.replace("_", " "): document[name] for name in _SETTINGS}
+    values = recorded(options)
+    settings = {one.title: values[one.name] for one in compared(options)}
     settings["training images"] = plan.n_images
     settings["names of the training images"] = start.train and start.train.digest()
     settings["steps per epoch"] = plan.steps_per_epoch
     settings["epochs before"] = epochs_before or None
-    settings["include init"] = options.include_init or None
     schedule = plan.schedule.to_dict()
     return settings | {f"schedule {name}": value for name, value in schedule.items()}
 

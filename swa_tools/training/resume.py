@@ -12,7 +12,8 @@ import torch
 from swa_tools.checkpoints import atomic_output
 from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import TrainingError
-from swa_tools.training.options import FinetuneOptions
+from swa_tools.options import declared, values_of
+from swa_tools.training.options import FinetuneOptions, compared
 
 SCHEMA = 1
 
@@ -100,13 +101,18 @@ def load_resume_point(path: Path) -> ResumePoint:
 def check_settings(found: Mapping[str, Any], *, expected: Mapping[str, Any], run: Path) -> None:
     """Compare what a run was started with and what it is to be resumed with.
 
+    An option that an older version did not note has its default.
+
     Raises:
         TrainingError: They differ; every difference is named.
     """
+    defaults = {one.title: one.default for one in compared(FinetuneOptions)}
+    was = {name: defaults.get(name) if value is None else value for name, value in found.items()}
+    was = {name: defaults[name] for name in expected.keys() & defaults.keys()} | was
     differences = [
-        f"{name} was {_show(found.get(name))}, is {_show(expected.get(name))} now"
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
+        f"{name} was {_show(was.get(name))}, is {_show(expected.get(name))} now"
+        for name in sorted(was.keys() | expected.keys())
+        if was.get(name) != expected.get(name)
     ]
     if differences:
         raise TrainingError(
@@ -118,16 +124,20 @@ def check_settings(found: Mapping[str, Any], *, expected: Mapping[str, Any], run
 def environment(context: Distributed, options: FinetuneOptions) -> dict[str, Any]:
     """Return what a run must have in common with another to give the same bytes, on a CPU."""
     amp = amp_dtype(options.amp, context.device)
-    return {
+    values = values_of(options)
+    asked = {
+        one.title: values[one.name] for one in declared(options) if one.option.affects == "bits"
+    }
+    resolved = {
         "device": context.device.type,
+        "amp": "off" if amp is None else str(amp).removeprefix("torch."),
+    }
+    return {
         "ranks": context.world_size,
         "torch threads": torch.get_num_threads(),
         "torch version": str(torch.__version__),
-        "accumulate": options.accumulate,
-        "amp": "off" if amp is None else str(amp).removeprefix("torch."),
-        "channels last": options.channels_last,
-        "compile": options.compile,
-        "sync bn": options.sync_bn,
+        **asked,
+        **resolved,
     }
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from swa_tools.errors import TrainingError
+from swa_tools.options import COUNT, POSITIVE, option
 from swa_tools.training.schedules import (
     SCHEDULES,
     Anneal,
@@ -16,35 +18,63 @@ from swa_tools.training.schedules import (
     Triangular,
 )
 
+_RATE: dict[str, Any] = {"section": "Learning rate", "affects": "numbers", "may_change": True}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleOptions:
     """What the command line says about the schedule; None takes the schedule's own default.
 
-    Attributes:
-        schedule: One of `SCHEDULES`.
-        lr_max: α₁; by default 0.001, and 0.2 for shake-shake.
-        lr_min: α₂; by default 0.00001 for sawtooth and triangular, 0 for cosine.
-        cycle_epochs, cycle_steps: Length of a cycle, one or the other. By default one epoch, 100
-            for shake-shake, and none for the conventional schedules, where it is the distance
-            between captures. Fractions of an epoch are rounded to whole steps.
-        budget_epochs: Length of the whole annealing; by default it ends with the run. 1800 for
-            shake-shake.
-        start_epoch: How much of the budget was spent before this run; by default 0, and 1600 for
-            shake-shake.
-        milestones: Epochs of the budget at which multistep drops.
-        gamma: Factor of each drop of multistep; by default 0.1.
+    A resumed run compares the schedule that follows from them. A cycle is given in epochs, of which
+    fractions are rounded to whole steps, or in steps; the conventional schedules have none, and it
+    is the distance between captures there.
     """
 
-    schedule: str = "sawtooth"
-    lr_max: float | None = None
-    lr_min: float | None = None
-    cycle_epochs: float | None = None
-    cycle_steps: int | None = None
-    budget_epochs: float | None = None
-    start_epoch: float | None = None
-    milestones: tuple[float, ...] | None = None
-    gamma: float | None = None
+    schedule: str = option(
+        "sawtooth",
+        help="sawtooth is SWA's, triangular FGE's, anneal the paper's conventional SGD.",
+        choices=SCHEDULES,
+        **_RATE,
+    )
+    lr_max: float | None = option(
+        None,
+        help="α₁.",
+        shown_default="0.001, the paper's for ImageNet; shake-shake: 0.2",
+        bounds=POSITIVE,
+        **_RATE,
+    )
+    lr_min: float | None = option(
+        None, help="α₂.", shown_default="0.00001, the paper's; cosine: 0", **_RATE
+    )
+    cycle_epochs: float | None = option(
+        None,
+        help="Length of a cycle.",
+        shown_default="1, the paper's; shake-shake: 100",
+        bounds=POSITIVE,
+        **_RATE,
+    )
+    cycle_steps: int | None = option(
+        None, help="The same, in optimizer steps.", bounds=COUNT, **_RATE
+    )
+    budget_epochs: float | None = option(
+        None,
+        help="Length of the whole annealing (anneal, cosine, shake-shake).",
+        shown_default="to the run's end; shake-shake: 1800",
+        bounds=POSITIVE,
+        **_RATE,
+    )
+    start_epoch: float | None = option(
+        None,
+        help="Part of the budget spent before this run.",
+        shown_default="0; shake-shake: 1600",
+        **_RATE,
+    )
+    milestones: tuple[float, ...] | None = option(
+        None, help="Epochs of the budget at which multistep drops.", metavar="E,E,…", **_RATE
+    )
+    gamma: float | None = option(
+        None, help="Factor of multistep.", shown_default="0.1", bounds=POSITIVE, **_RATE
+    )
 
 
 def build_schedule(options: ScheduleOptions, *, steps_per_epoch: int, n_epochs: float) -> Schedule:

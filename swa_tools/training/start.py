@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -13,6 +13,7 @@ from swa_tools.distributed import Distributed, together
 from swa_tools.errors import TrainingError
 from swa_tools.models import (
     BuiltModel,
+    ModelChoice,
     create_model,
     has_batchnorm,
     load_checkpoint,
@@ -98,9 +99,9 @@ def open_start(
     """
     train = val = None
     if options.synthetic_data is None:
-        train = together(context, lambda: _open("train", options, options.train_dir))
+        train = together(context, lambda: open_split("train", options))
         if options.validate_every != "never":
-            val = together(context, lambda: _open("val", options, options.val_dir))
+            val = together(context, lambda: open_split("val", options))
     read = together(
         context,
         lambda: _read(options, directory, train, resuming=resuming) if context.is_main else None,
@@ -135,12 +136,6 @@ def _with_images(start: Start, train: ImageSet | None, val: ImageSet | None) -> 
     return dataclasses.replace(start, built=built, train=train, val=val)
 
 
-def _open(
-    split: Literal["train", "val"], options: FinetuneOptions, directory: Path | None
-) -> ImageSet:
-    return open_split(split, data=options.data, directory=directory, dataset=options.dataset)
-
-
 def _read(
     options: FinetuneOptions, directory: RunDirectory, train: ImageSet | None, *, resuming: bool
 ) -> Start:
@@ -162,7 +157,7 @@ def _read(
         built, bn = _load(
             options.checkpoint,
             model=options.model,
-            kwargs=options.model_kwargs,
+            model_kwargs=options.model_kwargs,
             entry=options.entry,
             image_size=options.image_size,
         )
@@ -197,7 +192,7 @@ def _read_earlier(options: FinetuneOptions, run: Path) -> ResumePoint:
 
 
 def _load(path: Path, **arguments: Any) -> tuple[BuiltModel, BnInfo]:
-    built, metadata = load_checkpoint(path, **arguments)
+    built, metadata = load_checkpoint(path, ModelChoice(**arguments))
     if metadata is not None:
         return built, metadata.bn
     return built, BnInfo(state="unknown" if has_batchnorm(built.module) else "none")

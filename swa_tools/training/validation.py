@@ -14,7 +14,7 @@ from swa_tools.data import Batch, ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.errors import TrainingError
 from swa_tools.evaluation import Predictor, Score, score_predictors
-from swa_tools.evaluation.evaluate import module_predictor
+from swa_tools.evaluation.one_pass import module_predictor
 from swa_tools.models import load_into, save_state_dict
 from swa_tools.records import Record
 from swa_tools.training.averages import OnlineAverage
@@ -119,12 +119,7 @@ def _recompute_bn(run: Run, module: nn.Module, train: ImageSet, stop: StopReques
     if run.bn.state == "none":
         return run.bn
     preprocessing = run.start.built.preprocessing
-    options = BnOptions(
-        workers=run.options.workers,
-        skip_bad_images=run.options.skip_bad_images,
-        amp=run.network.stepper.amp,
-        channels_last=run.options.channels_last,
-    )
+    options = BnOptions.as_in(run.options)
     return recompute(
         [module],
         train,

@@ -17,7 +17,7 @@ from swa_tools.data import (
 )
 from swa_tools.distributed import single_process
 from swa_tools.errors import DataError, OutputError, SwaToolsError
-from swa_tools.models import create_model, load_checkpoint, save_state_dict
+from swa_tools.models import ModelChoice, create_model, load_checkpoint, save_state_dict
 
 CPU = single_process("cpu")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -199,7 +199,12 @@ def test_a_file_of_another_tool_gets_a_description(built, images, tiny_model, tm
     path, output = tmp_path / "theirs.pth", tmp_path / "swa.safetensors"
     torch.save({"state_dict": built.module.state_dict()}, path)
     update_checkpoint(
-        path, output, images, options=options(), context=CPU, model=tiny_model, image_size=32
+        path,
+        output,
+        images,
+        options=options(),
+        context=CPU,
+        choice=ModelChoice(model=tiny_model, image_size=32),
     )
     metadata = read_metadata(output)
     assert (metadata.kind, metadata.bn.state) == ("checkpoint", "updated")

@@ -9,7 +9,7 @@ import torchvision
 
 from swa_tools.data import evaluation_loader, map_to_outputs, open_images
 from swa_tools.data.images import take
-from swa_tools.models import load_checkpoint
+from swa_tools.models import ModelChoice, load_checkpoint
 
 pytestmark = pytest.mark.real_data
 
@@ -33,7 +33,7 @@ def count(module, batches):
 
 def ours(path, model, folder, *, image_size=None, every=1):
     """Count through `load_checkpoint`, `map_to_outputs` and `evaluation_loader`."""
-    built, _ = load_checkpoint(path, model=model, image_size=image_size)
+    built, _ = load_checkpoint(path, ModelChoice(model=model, image_size=image_size))
     images = map_to_outputs(open_images(folder), built.info)
     images = take(images, range(0, len(images), every))
     loader = evaluation_loader(

@@ -37,7 +37,7 @@ def survey(image_folder, tmp_path):
     def make(*, output="numbers.npz", force=False, listener=None, **options):
         from swa_tools.data import open_images
         from swa_tools.distributed import single_process
-        from swa_tools.landscape.surface import SurfaceOptions
+        from swa_tools.landscape.options import SurfaceOptions
         from swa_tools.landscape.survey import Survey, SurveyListener
 
         chosen = {"bn_samples": 9, "train_samples": 6, "val_samples": 12, "workers": 0}

@@ -184,8 +184,8 @@ def test_ends_of_a_real_segment_are_what_a_plain_loop_counts(real_data, tmp_path
     import timm
     from safetensors.torch import load_file
 
+    from swa_tools.landscape.options import SurfaceOptions
     from swa_tools.landscape.segment import SegmentOptions, measure_segment
-    from swa_tools.landscape.surface import SurfaceOptions
     from swa_tools.landscape.survey import Survey
     from swa_tools.measurements import read_numbers
 

@@ -155,7 +155,7 @@ def plane_on_a_rank(context):
     from pathlib import Path
 
     from swa_tools.data import open_images
-    from swa_tools.landscape.surface import SurfaceOptions
+    from swa_tools.landscape.options import SurfaceOptions
     from swa_tools.landscape.survey import Survey
 
     job = json.loads(Path(os.environ["SWA_TOOLS_TEST_JOB"]).read_text())

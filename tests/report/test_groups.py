@@ -31,6 +31,27 @@ def test_runs_that_differ_in_the_seed_alone_belong_together(write_run):
 
 
 @pytest.mark.parametrize(
+    ("changes", "together"),
+    [
+        ({"then_average": True, "tensorboard": True, "keep_checkpoints": 1}, True),
+        ({"accumulate": 4, "amp": "bf16", "sync_bn": True, "compile": True}, True),
+        ({"swa_every": 2, "skip_bad_images": True, "allow_nonfinite": True}, True),
+        ({"ema": None, "include_init": False, "batch_size": 256}, True),  # the defaults
+        ({"ema": 0.99}, False),
+        ({"include_init": True}, False),
+        ({"batch_size": 128}, False),
+        ({"cycle_epochs": 2}, False),
+        ({"epochs": 20}, False),
+        ({"data": "/elsewhere"}, False),
+        ({"of_another_trainer": 1}, False),
+    ],
+)
+def test_replicates_may_be_computed_and_watched_in_other_ways(write_run, changes, together):
+    folders = [write_run("a", seed=0), write_run("b", seed=1, **changes)]
+    assert len(replicates(load_runs(folders))) == (1 if together else 2)
+
+
+@pytest.mark.parametrize(
     ("checkpoints", "starts", "together"),
     [
         (("x.pth", "y.pth"), ("d1", "d2"), False),

@@ -17,7 +17,7 @@ NURSERY = textwrap.dedent("""
     import json, os, resource, signal, sys, time
     import torch
     import timm
-    import swa_tools.cli, swa_tools.cli.finetune, swa_tools.training.loop
+    import swa_tools.cli, swa_tools.cli.commands.finetune, swa_tools.training.loop
 
     torch.set_num_threads(1)
 

@@ -90,6 +90,15 @@ def test_other_settings_are_refused_and_every_difference_named(tmp_path):
     assert "seed" not in str(raised.value)
 
 
+def test_an_option_that_an_older_version_did_not_note_has_its_default(tmp_path):
+    now = {"seed": 0, "include init": False, "min crop area": 0.08}
+    check_settings({"seed": 0, "include init": None}, expected=now, run=tmp_path)
+    with pytest.raises(TrainingError, match="include init was False, is True now;"):
+        check_settings({"seed": 0}, expected=now | {"include init": True}, run=tmp_path)
+    with pytest.raises(TrainingError, match="mixup was 0.2, is not set now"):
+        check_settings(now | {"mixup": 0.2}, expected=now, run=tmp_path)
+
+
 def test_another_environment_is_told_and_the_same_is_not(options):
     here = environment(single_process("cpu"), options())
     assert describe_changes(here, now=here) is None

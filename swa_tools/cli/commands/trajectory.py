@@ -5,15 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.options import force_option, json_option
+from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.output import command_line
-from swa_tools.cli.surfaces import (
-    add_options,
-    check_plots,
-    drawing_options,
-    present,
-    read_kind,
-)
+from swa_tools.cli.pictures import DrawingOptions
+from swa_tools.cli.surfaces import check_plots, present, read_kind
 
 if TYPE_CHECKING:
     from swa_tools.measurements import Numbers
@@ -29,9 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option("--start", metavar="CHECKPOINT", help="Where the run began.  [default: the run's]")
 @click.option("--entry", metavar="KEY", help="Which weights to take from a pickled file.")
-@add_options(drawing_options)
-@force_option
-@json_option
+@options_of(DrawingOptions)
 def command(
     *, checkpoints: tuple[str, ...], start: str | None, entry: str | None, **given: Any
 ) -> None:
@@ -43,14 +36,15 @@ def command(
     """
     from swa_tools.report import trajectory_picture
 
-    if given["source"] is not None and (checkpoints or given["output"] is not None):
+    drawing = taken(DrawingOptions, given)
+    if drawing.source is not None and (checkpoints or drawing.output is not None):
         raise click.UsageError("--from draws again: leave out checkpoints and -o.")
-    check_plots(given)
-    if given["source"] is not None:
-        numbers = read_kind(given["source"], "trajectory")
+    check_plots(drawing)
+    if drawing.source is not None:
+        numbers = read_kind(drawing.source, "trajectory")
     else:
-        numbers = _measure(checkpoints, start, entry, output=given["output"], force=given["force"])
-    present(numbers, given, draw=trajectory_picture)
+        numbers = _measure(checkpoints, start, entry, output=drawing.output, force=drawing.force)
+    present(numbers, drawing, draw=trajectory_picture)
 
 
 def _measure(

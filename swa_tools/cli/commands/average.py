@@ -7,45 +7,37 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from swa_tools.batchnorm.options import BnOptions
 from swa_tools.cli.computing import computing
+from swa_tools.cli.declared import names_of, options_of, taken
 from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.options import (
-    NumberList,
     checkpoints_argument,
-    data_options,
     force_option,
     json_option,
-    model_options,
+    old_view_flags,
     results_option,
 )
 from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
-from swa_tools.cli.passes import (
-    bn_options,
-    has_split,
-    open_split,
-    pass_options,
-    run_seed_option,
-    take_bn_options,
-    take_evaluation_options,
-)
+from swa_tools.cli.parameter_types import COUNT, NumberList
 from swa_tools.cli.results import check_results
 from swa_tools.cli.sections import SectionedCommand
 from swa_tools.cli.whole_job import average_recompute_evaluate
+from swa_tools.data.options import ImageSource
 from swa_tools.errors import SwaToolsError
+from swa_tools.evaluation.options import EvaluationOptions
+from swa_tools.models.choice import ModelChoice
 
 if TYPE_CHECKING:
     from swa_tools.averaging import AveragePlan, AverageResult, Weighting
     from swa_tools.checkpoints import Checkpoint
 
-COUNT = click.IntRange(min=1)
-
 
 SECTIONS = {
-    "Which checkpoints": "every first last top metric lowest include_init",
-    "How": "weights ema interpolate allow_negative dtype allow_nonfinite",
-    "BatchNorm and scores, with images": "data train_dir val_dir dataset estimator n_samples"
-    " view train_mode batch_size device workers amp channels_last skip_bad_images seed results",
-    "Files of other tools": "model model_kwargs num_classes image_size entry",
+    "Which checkpoints": ("every", "first", "last", "top", "metric", "lowest", "include_init"),
+    "How": ("weights", "ema", "interpolate", "allow_negative", "dtype", "allow_nonfinite"),
+    "BatchNorm and scores, with images": (*names_of(ImageSource, BnOptions), "results"),
+    "Files of other tools": names_of(ModelChoice),
 }
 
 
@@ -73,11 +65,8 @@ SECTIONS = {
 @click.option("--allow-nonfinite", is_flag=True, help="Let NaN and Inf pass.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and stop.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what will be done, then do it.")
-@data_options
-@bn_options
-@pass_options
-@model_options
-@run_seed_option
+@options_of(ImageSource, BnOptions, ModelChoice)
+@old_view_flags
 @results_option
 @force_option
 @json_option
@@ -97,7 +86,6 @@ def command(
     allow_negative: bool,
     include_init: bool,
     dtype: str | None,
-    entry: str | None,
     allow_nonfinite: bool,
     only_plan: bool,
     verbose: bool,
@@ -123,6 +111,9 @@ def command(
     )
     from swa_tools.checkpoints import check_output, find_checkpoints
 
+    source, bn = taken(ImageSource, given), taken(BnOptions, given)
+    evaluation = taken(EvaluationOptions, given)
+    entry = evaluation.entry
     weighting = _weighting(weights, ema, interpolate, allow_negative=allow_negative)
     selection = Selection(
         every=every, first=first, last=last, top=top, metric=metric, lowest=lowest
@@ -143,20 +134,21 @@ def command(
         return
     paths = [checkpoint.path for checkpoint in kept]
     options = AverageOptions(dtype=dtype, entry=entry, allow_nonfinite=allow_nonfinite, force=force)
-    if given["data"] or given["train_dir"] or given["val_dir"]:
+    if source.data or source.train_dir or source.val_dir:
         if output.endswith("/"):
             raise click.UsageError("With --data the output is one file.")
+        from swa_tools.data import has_split, open_split
+
         check_results(results)
-        given |= {"entry": entry}
-        with computing(given["device"]) as context:
+        with computing(bn.device) as context:
             average_recompute_evaluate(
                 paths,
                 Path(output),
-                train=open_split("train", given),
-                val=open_split("val", given) if has_split("val", given) else None,
+                train=open_split("train", source),
+                val=open_split("val", source) if has_split("val", source) else None,
                 average=options,
-                bn=take_bn_options(given, device=context.device),
-                evaluation=take_evaluation_options(given, device=context.device),
+                bn=bn,
+                evaluation=evaluation,
                 context=context,
                 command_line=command_line(),
                 as_json=as_json,

@@ -4,7 +4,11 @@ from typing import Any
 
 import click
 
+from swa_tools.cli.declared import taken
+from swa_tools.cli.pictures import DrawingOptions
 from swa_tools.cli.surfaces import measure_and_draw, surface_options
+from swa_tools.data.options import ImageSource
+from swa_tools.landscape.options import SurfaceOptions
 
 
 @click.command(
@@ -54,6 +58,8 @@ def command(
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.report import plane_picture
 
+    drawing, source = taken(DrawingOptions, given), taken(ImageSource, given)
+    options = taken(SurfaceOptions, given)
     corners = find_checkpoints(checkpoints)
     known = {path.resolve() for path in corners}
     projected = [path for path in find_checkpoints(project) if path.resolve() not in known]
@@ -61,9 +67,15 @@ def command(
     def measure(survey: Any) -> None:
         from swa_tools.landscape.plane import PlaneOptions, measure_plane
 
-        options = PlaneOptions(n_points=n_points, margin=margin)
-        measure_plane(corners, survey, projected=projected, options=options)
+        shape = PlaneOptions(n_points=n_points, margin=margin)
+        measure_plane(corners, survey, projected=projected, options=shape)
 
     measure_and_draw(
-        given, kind="plane", paths=[*corners, *projected], measure=measure, draw=plane_picture
+        drawing,
+        source,
+        options,
+        kind="plane",
+        paths=[*corners, *projected],
+        measure=measure,
+        draw=plane_picture,
     )

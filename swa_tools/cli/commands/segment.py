@@ -4,7 +4,12 @@ from typing import Any
 
 import click
 
-from swa_tools.cli.surfaces import COUNT, measure_and_draw, surface_options
+from swa_tools.cli.declared import taken
+from swa_tools.cli.parameter_types import COUNT
+from swa_tools.cli.pictures import DrawingOptions
+from swa_tools.cli.surfaces import measure_and_draw, surface_options
+from swa_tools.data.options import ImageSource
+from swa_tools.landscape.options import SurfaceOptions
 
 
 @click.command(
@@ -43,6 +48,8 @@ def command(
     from swa_tools.errors import SwaToolsError
     from swa_tools.report import segment_picture
 
+    drawing, source = taken(DrawingOptions, given), taken(ImageSource, given)
+    options = taken(SurfaceOptions, given)
     paths = find_checkpoints([one for one in (swa, sgd) if one is not None])
 
     def measure(survey: Any) -> None:
@@ -50,7 +57,9 @@ def command(
 
         if len(paths) != 2:
             raise SwaToolsError(f"a segment needs two checkpoints, found {len(paths)}")
-        options = SegmentOptions(n_points=n_points, beyond=beyond)
-        measure_segment(*paths, survey=survey, options=options)
+        shape = SegmentOptions(n_points=n_points, beyond=beyond)
+        measure_segment(*paths, survey=survey, options=shape)
 
-    measure_and_draw(given, kind="segment", paths=paths, measure=measure, draw=segment_picture)
+    measure_and_draw(
+        drawing, source, options, kind="segment", paths=paths, measure=measure, draw=segment_picture
+    )

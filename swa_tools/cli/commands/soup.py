@@ -8,28 +8,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from swa_tools.batchnorm.options import BnOptions
 from swa_tools.cli.computing import computing
+from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.options import (
     checkpoints_argument,
-    data_options,
     force_option,
     json_option,
-    model_options,
+    old_view_flags,
     output_option,
     results_option,
 )
 from swa_tools.cli.output import command_line, notice, print_json, print_table
-from swa_tools.cli.passes import (
-    bn_options,
-    open_split,
-    pass_options,
-    run_seed_option,
-    save_logits_option,
-    take_bn_options,
-    take_evaluation_options,
-)
 from swa_tools.cli.results import check_results, recording
 from swa_tools.cli.whole_job import rank_progress
+from swa_tools.data.options import ImageSource
+from swa_tools.evaluation.options import EvaluationOptions
+from swa_tools.models.choice import ModelChoice
 
 if TYPE_CHECKING:
     from swa_tools.records import Record
@@ -40,7 +35,7 @@ if TYPE_CHECKING:
     epilog="\b\nExample:\n  swa-tools soup run --data imagenet --held-out 10000 -o soup.safetensors"
 )
 @checkpoints_argument
-@data_options
+@options_of(ImageSource)
 @output_option
 @click.option(
     "--split",
@@ -64,11 +59,10 @@ if TYPE_CHECKING:
     metavar="N",
     help="Images that BatchNorm is recomputed on for each soup on trial.",
 )
-@bn_options
-@pass_options
-@save_logits_option
-@model_options
-@run_seed_option
+@options_of(BnOptions)
+@old_view_flags
+@options_of(EvaluationOptions, only={"save_logits"})
+@options_of(ModelChoice)
 @results_option
 @force_option
 @json_option
@@ -91,28 +85,30 @@ def command(
     checkpoints, they do not test them.
     """
     from swa_tools.checkpoints import find_checkpoints
-    from swa_tools.data import hold_out
+    from swa_tools.data import hold_out, open_split
     from swa_tools.selection import greedy_soup
 
     if split == "val" and held_out is not None:
         raise click.UsageError("--held-out is a part of the training images: leave --split val out")
+    source = taken(ImageSource, given)
+    bn, evaluation = taken(BnOptions, given), taken(EvaluationOptions, given)
     paths = find_checkpoints(checkpoints)
     check_results(results)
-    with computing(given["device"]) as context:
-        train = open_split("train", given)
+    with computing(evaluation.device) as context:
+        train = open_split("train", source)
         if split == "val":
-            chosen_by = open_split("val", given)
+            chosen_by = open_split("val", source)
         else:
             n_samples = held_out or max(1, len(train) // 10)
-            chosen_by, train = hold_out(train, n_samples, seed=given["seed"] or 0)
+            chosen_by, train = hold_out(train, n_samples, seed=bn.seed or 0)
         soup = greedy_soup(
             paths,
             output,
             held_out=chosen_by,
             train=train,
-            bn=take_bn_options(given, device=context.device),
+            bn=bn,
             trial_samples=trial_samples,
-            evaluation=take_evaluation_options(given, device=context.device),
+            evaluation=evaluation,
             context=context,
             force=force,
             watch=functools.partial(rank_progress, context),

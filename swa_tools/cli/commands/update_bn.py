@@ -7,24 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from swa_tools.batchnorm.options import BnOptions
 from swa_tools.cli.computing import computing
-from swa_tools.cli.options import (
-    PATH,
-    data_options,
-    force_option,
-    json_option,
-    model_options,
-    output_option,
-)
+from swa_tools.cli.declared import options_of, taken
+from swa_tools.cli.options import force_option, json_option, old_view_flags, output_option
 from swa_tools.cli.output import notice, print_json, progress
-from swa_tools.cli.passes import (
-    bn_options,
-    model_choice,
-    open_split,
-    pass_options,
-    run_seed_option,
-    take_bn_options,
-)
+from swa_tools.cli.parameter_types import PATH
+from swa_tools.data.options import ImageSource
+from swa_tools.models.choice import ModelChoice
 
 if TYPE_CHECKING:
     from swa_tools.batchnorm import Recomputation
@@ -37,12 +27,10 @@ if TYPE_CHECKING:
     " --samples 10000 -o swa.safetensors"
 )
 @click.argument("checkpoint", type=PATH)
-@data_options
+@options_of(ImageSource)
 @output_option
-@bn_options
-@pass_options
-@model_options
-@run_seed_option
+@options_of(BnOptions, ModelChoice)
+@old_view_flags
 @force_option
 @json_option
 def command(*, checkpoint: Path, output: Path, force: bool, as_json: bool, **given: Any) -> None:
@@ -53,10 +41,12 @@ def command(*, checkpoint: Path, output: Path, force: bool, as_json: bool, **giv
     code does is --estimator sample-weighted --train-mode.
     """
     from swa_tools.batchnorm import update_checkpoint
+    from swa_tools.data import open_split
 
-    with computing(given["device"]) as context, contextlib.ExitStack() as stack:
-        images = open_split("train", given)
-        options = take_bn_options(given, device=context.device)
+    source, choice = taken(ImageSource, given), taken(ModelChoice, given)
+    options = taken(BnOptions, given)
+    with computing(options.device) as context, contextlib.ExitStack() as stack:
+        images = open_split("train", source)
         on_batch = None
         if context.is_main:
             total = min(options.n_samples or len(images), len(images)) // context.world_size
@@ -67,9 +57,9 @@ def command(*, checkpoint: Path, output: Path, force: bool, as_json: bool, **giv
             images,
             options=options,
             context=context,
+            choice=choice,
             force=force,
             on_batch=on_batch,
-            **model_choice(given),
         )
     if context.is_main:
         _print(recomputation, output, as_json=as_json)

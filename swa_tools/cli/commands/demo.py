@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from swa_tools.cli.options import PATH, force_option, json_option, seed_option
+from swa_tools.cli.options import force_option, json_option, seed_option
 from swa_tools.cli.output import notice, print_json, print_table
+from swa_tools.cli.parameter_types import PATH
 
 if TYPE_CHECKING:
     from swa_tools.cli.demo_job import DemoResult, DemoRow

@@ -4,7 +4,12 @@ from typing import Any
 
 import click
 
-from swa_tools.cli.surfaces import COUNT, measure_and_draw, surface_options
+from swa_tools.cli.declared import taken
+from swa_tools.cli.parameter_types import COUNT
+from swa_tools.cli.pictures import DrawingOptions
+from swa_tools.cli.surfaces import measure_and_draw, surface_options
+from swa_tools.data.options import ImageSource
+from swa_tools.landscape.options import SurfaceOptions
 
 
 @click.command(
@@ -46,14 +51,18 @@ def command(
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.report import ray_picture
 
+    drawing, source = taken(DrawingOptions, given), taken(ImageSource, given)
+    options = taken(SurfaceOptions, given)
     paths = find_checkpoints(checkpoints)
 
     def measure(survey: Any) -> None:
         from swa_tools.landscape.ray import RayOptions, measure_rays
 
-        options = RayOptions(
-            n_rays=n_rays, n_points=n_points, distance=distance, seed=given["seed"] or 0
+        shape = RayOptions(
+            n_rays=n_rays, n_points=n_points, distance=distance, seed=options.seed or 0
         )
-        measure_rays(paths, survey, options=options)
+        measure_rays(paths, survey, options=shape)
 
-    measure_and_draw(given, kind="rays", paths=paths, measure=measure, draw=ray_picture)
+    measure_and_draw(
+        drawing, source, options, kind="rays", paths=paths, measure=measure, draw=ray_picture
+    )

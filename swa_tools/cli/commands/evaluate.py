@@ -7,22 +7,13 @@ from typing import Any, Literal
 import click
 
 from swa_tools.cli.computing import computing
-from swa_tools.cli.options import (
-    checkpoints_argument,
-    data_options,
-    json_option,
-    model_options,
-    results_option,
-)
+from swa_tools.cli.declared import options_of, taken
+from swa_tools.cli.options import checkpoints_argument, json_option, results_option
 from swa_tools.cli.output import command_line, notice, progress
-from swa_tools.cli.passes import (
-    open_split,
-    pass_options,
-    save_logits_option,
-    take_evaluation_options,
-)
 from swa_tools.cli.results import check_results, recording
 from swa_tools.cli.score_tables import print_scores
+from swa_tools.data.options import ImageSource
+from swa_tools.evaluation.options import EvaluationOptions
 
 
 @click.command(
@@ -31,7 +22,7 @@ from swa_tools.cli.score_tables import print_scores
     "  swa-tools evaluate theirs.pth --model torchvision/resnet50 --data imagenet"
 )
 @checkpoints_argument
-@data_options
+@options_of(ImageSource)
 @click.option(
     "--split",
     type=click.Choice(["val", "train"]),
@@ -39,26 +30,8 @@ from swa_tools.cli.score_tables import print_scores
     show_default=True,
     help="Which images; training images are prepared as in evaluation, too.",
 )
-@click.option(
-    "--ensemble",
-    "ensemble",
-    is_flag=True,
-    help="Score the mean softmax of the captures (without any: of all files that are no averages),"
-    " too; the others are compared with it.",
-)
+@options_of(EvaluationOptions)
 @click.option("--per-class", is_flag=True, help="Add the top-1 of each class.")
-@click.option("--allow-stale-bn", is_flag=True, help="Score averages whose BatchNorm is stale.")
-@save_logits_option
-@click.option(
-    "--at-once",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Checkpoints in memory at a time; the others are read again for each batch.",
-)
-@click.option("--compile", is_flag=True, help="Run the network through torch.compile.")
-@pass_options
-@model_options
 @results_option
 @json_option
 def command(
@@ -77,12 +50,14 @@ def command(
     exact test against the best of them, on the same images: above 0.05, take them for equal.
     """
     from swa_tools.checkpoints import find_checkpoints
+    from swa_tools.data import open_split
     from swa_tools.evaluation import evaluate_checkpoints
 
+    source, options = taken(ImageSource, given), taken(EvaluationOptions, given)
     paths = find_checkpoints(checkpoints)
     check_results(results)
-    with computing(given["device"]) as context, contextlib.ExitStack() as stack:
-        images = open_split(split, given)
+    with computing(options.device) as context, contextlib.ExitStack() as stack:
+        images = open_split(split, source)
         on_batch = None
         if context.is_main:
             total = len(images) // context.world_size
@@ -90,7 +65,7 @@ def command(
         scores = evaluate_checkpoints(
             paths,
             images,
-            options=take_evaluation_options(given, device=context.device),
+            options=options,
             context=context,
             on_batch=on_batch,
         )

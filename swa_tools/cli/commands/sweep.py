@@ -10,29 +10,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from swa_tools.batchnorm.options import BnOptions
 from swa_tools.cli.computing import computing
+from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.options import (
-    PATH,
     checkpoints_argument,
-    data_options,
     force_option,
     json_option,
-    model_options,
+    old_view_flags,
     results_option,
 )
 from swa_tools.cli.output import command_line, notice, print_json, print_table
-from swa_tools.cli.passes import (
-    bn_options,
-    open_split,
-    pass_options,
-    run_seed_option,
-    take_bn_options,
-    take_evaluation_options,
-)
-from swa_tools.cli.pictures import picture_options, save_picture
+from swa_tools.cli.parameter_types import PATH
+from swa_tools.cli.pictures import PictureOptions, save_picture
 from swa_tools.cli.results import check_results, recording
 from swa_tools.cli.whole_job import rank_progress
+from swa_tools.data.options import ImageSource
+from swa_tools.evaluation.options import EvaluationOptions
+from swa_tools.models.choice import ModelChoice
 
 if TYPE_CHECKING:
     from swa_tools.records import Record
@@ -44,7 +40,7 @@ if TYPE_CHECKING:
     epilog="\b\nExample:\n  swa-tools sweep run --data imagenet --samples 10000 --plot sweep.png"
 )
 @checkpoints_argument
-@data_options
+@options_of(ImageSource)
 @click.option(
     "--split",
     type=click.Choice(["val", "train"]),
@@ -54,9 +50,8 @@ if TYPE_CHECKING:
 )
 @click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Write the table as CSV, too.")
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw the curve (PNG, SVG or PDF).")
-@picture_options
-@bn_options
-@pass_options
+@options_of(PictureOptions, BnOptions)
+@old_view_flags
 @click.option(
     "--at-once",
     type=click.IntRange(min=1),
@@ -64,8 +59,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Averages in memory at a time; so many share a pass over the images.",
 )
-@model_options
-@run_seed_option
+@options_of(ModelChoice)
 @results_option
 @force_option
 @json_option
@@ -75,8 +69,6 @@ def command(
     split: Literal["train", "val"],
     csv_file: Path | None,
     plot: Path | None,
-    size: tuple[float, float] | None,
-    dpi: float,
     results: Path | None,
     force: bool,
     as_json: bool,
@@ -89,9 +81,12 @@ def command(
     """
     from swa_tools.averaging import open_all
     from swa_tools.checkpoints import check_output, find_checkpoints
+    from swa_tools.data import open_split
     from swa_tools.report import picture_format
     from swa_tools.selection import sweep
 
+    source, pictures = taken(ImageSource, given), taken(PictureOptions, given)
+    bn, evaluation = taken(BnOptions, given), taken(EvaluationOptions, given)
     paths = find_checkpoints(checkpoints)
     check_results(results)
     if plot is not None:
@@ -99,15 +94,15 @@ def command(
     for output in (csv_file, plot):
         if output is not None:
             check_output(output, force=force)
-    with open_all(paths, entry=given["entry"]) as opened:
+    with open_all(paths, entry=evaluation.entry) as opened:
         paths = [checkpoint.path for checkpoint in without_duplicates(opened)]
-    with computing(given["device"]) as context:
+    with computing(evaluation.device) as context:
         points = sweep(
             paths,
-            train=open_split("train", given),
-            images=open_split(split, given),
-            bn=take_bn_options(given, device=context.device),
-            evaluation=take_evaluation_options(given, device=context.device),
+            train=open_split("train", source),
+            images=open_split(split, source),
+            bn=bn,
+            evaluation=evaluation,
             context=context,
             watch=functools.partial(rank_progress, context),
             on_notice=notice if context.is_main else None,
@@ -122,7 +117,7 @@ def command(
         if csv_file is not None:
             _write_csv(points, csv_file, force=force)
         if plot is not None:
-            save_picture(_picture(points), plot, size=size, dpi=dpi, force=force)
+            save_picture(_picture(points), plot, options=pictures, force=force)
 
 
 def _record(point: "SweepPoint", split: str) -> "Record":

@@ -7,11 +7,12 @@ import torch
 import xxhash
 from torch import nn
 
-from swa_tools.batchnorm.conditions import BnOptions, Conditions, conditions_of
+from swa_tools.batchnorm.conditions import Conditions, conditions_of
+from swa_tools.batchnorm.options import BnOptions
 from swa_tools.batchnorm.update import BnReport, update_bn_many
 from swa_tools.checkpoints.metadata import BnInfo, Preprocessing
 from swa_tools.data import Batch, ImageSet, statistics_loader, subset
-from swa_tools.distributed import Distributed
+from swa_tools.distributed import Distributed, amp_dtype
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,7 @@ def recompute(
         batches,
         estimator=options.estimator,
         train_mode=options.train_mode,
-        amp=options.amp,
+        amp=amp_dtype(options.amp, context.device),
         context=context,
         on_batch=on_batch,
     )

@@ -1,13 +1,15 @@
 """`swa-tools report`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.options import PATH, force_option
+from swa_tools.cli.declared import options_of, taken
+from swa_tools.cli.options import force_option
 from swa_tools.cli.output import notice, print_table
-from swa_tools.cli.pictures import picture_options, save_picture
+from swa_tools.cli.parameter_types import PATH
+from swa_tools.cli.pictures import PictureOptions, save_picture
 from swa_tools.errors import OutputError
 
 if TYPE_CHECKING:
@@ -27,16 +29,15 @@ SUFFIXES = (".png", ".svg")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
 @click.option("-o", "--output", type=PATH, metavar="DIR", help="Folder for page and pictures.")
 @click.option("--text", is_flag=True, help="Print the tables instead of writing a page.")
-@picture_options
+@options_of(PictureOptions)
 @force_option
 def command(
     *,
     runs: tuple[Path, ...],
     output: Path | None,
     text: bool,
-    size: tuple[float, float] | None,
-    dpi: float,
     force: bool,
+    **given: Any,
 ) -> None:
     """Put everything about runs on one self-contained HTML page, with all pictures as files.
 
@@ -47,6 +48,7 @@ def command(
     """
     from swa_tools.report.runs import load_runs
 
+    options = taken(PictureOptions, given)
     if text == (output is not None):
         raise click.UsageError("Give either -o DIR for a page or --text for tables.")
     loaded = load_runs(runs)
@@ -55,7 +57,7 @@ def command(
     if output is None:
         _print(loaded)
         return
-    _write(loaded, output, size=size, dpi=dpi, force=force)
+    _write(loaded, output, options=options, force=force)
 
 
 def _print(runs: "list[RunData]") -> None:
@@ -79,8 +81,7 @@ def _write(
     runs: "list[RunData]",
     output: Path,
     *,
-    size: tuple[float, float] | None,
-    dpi: float,
+    options: PictureOptions,
     force: bool,
 ) -> None:
     from swa_tools.checkpoints import atomic_output, check_output
@@ -107,7 +108,7 @@ def _write(
     names = ", ".join(run.name for run in runs)
     page = render_page(f"SWA report: {names}", first, sections)
     for file, picture in files.items():
-        save_picture(picture, file, size=size, dpi=dpi, force=force)
+        save_picture(picture, file, options=options, force=force)
     with atomic_output(output / PAGE, force=force) as stream:
         stream.write(page)
     click.echo(f"{output / PAGE}: {len(page):,} bytes; {len(files)} pictures beside it")

@@ -1,0 +1,82 @@
+"""What the values of options are read as.
+
+Paths are checked by the library, not by click, so that a missing file is an error (status 1), not
+wrong usage (status 2).
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path, readable=False)
+COUNT = click.IntRange(min=1)
+
+
+class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """`NAME=VALUE`, the value read as JSON where it is JSON, else as text."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Return the pair; fail with a usage error where there is no `=`."""
+        if isinstance(value, tuple):
+            return value
+        name, separator, text = str(value).partition("=")
+        if not separator or not name:
+            self.fail(f"expected NAME=VALUE, found {value!r}", param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, text
+
+
+class NumberList(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """Numbers separated by commas."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Return the numbers; fail with a usage error where one is none."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"expected numbers separated by commas, found {value!r}", param, ctx)
+
+
+class FiniteNumber(click.FloatRange):
+    """A number in a range, neither NaN nor infinite, which click's own lets pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; fail with a usage error where it is none."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, found {value}", param, ctx)
+        return number
+
+
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """What a function reads from a text, its ValueError a usage error."""
+
+    name = "text"
+
+    def __init__(self, parse: Callable[[str], Any]) -> None:
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return what the function reads."""
+        try:
+            return self._parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)

@@ -1,0 +1,110 @@
+"""Which images, and how they go through a network: options that all commands share."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from swa_tools.options import COUNT, NOT_NEGATIVE, option
+
+Amp = Literal["auto", "bf16", "fp16", "off"]
+Split = Literal["train", "val"]
+
+EVALUATION_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """Where images lie. A run may be resumed after they were moved."""
+
+    data: Path | None = option(
+        None,
+        help="Folder with train/ and val/ (or validation/), one folder per class in each, or tar"
+        " files of such.",
+        section="Images",
+        metavar="DIR",
+        affects="numbers",
+        may_change=True,
+    )
+    train_dir: Path | None = option(
+        None,
+        help="Training images, by themselves.",
+        section="Images",
+        metavar="DIR",
+        affects="numbers",
+        may_change=True,
+    )
+    val_dir: Path | None = option(
+        None,
+        help="Validation images, by themselves.",
+        section="Images",
+        metavar="DIR",
+        affects="numbers",
+        may_change=True,
+    )
+    dataset: str | None = option(
+        None,
+        help="What lies in --data instead: wds/ for WebDataset shards, or a name that timm's"
+        " create_dataset knows (torch/cifar10, hfds/…).",
+        section="Images",
+        metavar="NAME",
+        affects="numbers",
+        may_change=True,
+    )
+
+    def directory(self, split: Split) -> Path | None:
+        """Return the split's own folder or tar file, which goes before `data`."""
+        return self.train_dir if split == "train" else self.val_dir
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PassOptions:
+    """How images go through a network: in which batches, read by whom, computed where.
+
+    Leaving out bad images affects no numbers: without it there are none where there is one.
+    """
+
+    batch_size: int | None = option(
+        None,
+        help="Images in a batch; each batch is on one process.",
+        shown_default="for BatchNorm the run's, at least 64; else 256",
+        bounds=COUNT,
+        affects="numbers",
+    )
+    device: str = option(
+        "auto", help="auto, cpu, cuda, cuda:1, mps.", section="Speed", affects="bits"
+    )
+    workers: int | None = option(
+        None,
+        help="Processes that decode images.",
+        section="Images",
+        shown_default="by the number of cores",
+        bounds=NOT_NEGATIVE,
+    )
+    amp: Amp = option(
+        "auto",
+        help="Mixed precision; auto is bf16 on GPUs that have it, else off.",
+        section="Speed",
+        affects="bits",
+    )
+    channels_last: bool = option(
+        True, help="Memory layout of images and weights.", section="Speed", affects="bits"
+    )
+    skip_bad_images: bool = option(
+        False, help="Count images that cannot be read, and go on.", section="Images"
+    )
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Images in a batch that is scored."""
+        return self.batch_size or EVALUATION_BATCH
+
+    @classmethod
+    def as_in(cls, other: "PassOptions", **changes: Any) -> Self:
+        """Return options that read images and compute as others do, in batches of their own.
+
+        Args:
+            other: The others.
+            changes: Further fields of this class.
+        """
+        names = {field.name for field in dataclasses.fields(PassOptions)} - {"batch_size"}
+        return cls(**{name: getattr(other, name) for name in names}, **changes)
