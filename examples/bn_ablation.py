@@ -29,6 +29,7 @@ from swa_tools.checkpoints import find_checkpoints
 from swa_tools.data import (
     ImageSet,
     ImageSource,
+    PassOptions,
     evaluation_loader,
     evaluation_view,
     map_to_outputs,
@@ -135,10 +136,8 @@ def measure(run: str, train: ImageSet, val: ImageSet, arguments: argparse.Namesp
     loader = evaluation_loader(
         map_to_outputs(val, built.info),
         built.preprocessing,
-        batch_size=256,
-        device=context.device,
-        workers=arguments.workers,
-        channels_last=True,
+        options=PassOptions(workers=arguments.workers),
+        context=context,
     )
     return evaluate(models, loader)
 

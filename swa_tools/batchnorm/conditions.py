@@ -5,9 +5,7 @@ import dataclasses
 from swa_tools.batchnorm.options import ViewOptions
 from swa_tools.checkpoints import CheckpointMetadata, Preprocessing, ViewInfo
 from swa_tools.data import evaluation_view, training_view
-
-BATCH_SIZE = 256
-"""Images in a batch, for weights that do not say what they were trained with."""
+from swa_tools.data.options import BATCH_SIZE
 
 LEAST_BATCH = 64
 """Smaller batches have no statistics to speak of: the deeper layers see activations that were

@@ -72,15 +72,10 @@ def recompute(
     loader = statistics_loader(
         images,
         preprocessing,
-        batch_size=conditions.batch_size,
-        device=context.device,
         seed=conditions.seed,
         view=conditions.view,
-        workers=options.workers,
-        skip_bad_images=options.skip_bad_images,
-        rank=context.rank,
-        world_size=context.world_size,
-        channels_last=options.channels_last,
+        options=dataclasses.replace(options, batch_size=conditions.batch_size),
+        context=context,
     )
     batches: Iterable[Batch] = loader
     if is_stopped is not None:

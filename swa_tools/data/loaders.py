@@ -6,14 +6,15 @@ Both depend on the seed and the global batch size alone, as does the augmentatio
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import torch
 
 from swa_tools.checkpoints import Preprocessing, ViewInfo
 from swa_tools.data.images import ImageSet
+from swa_tools.data.options import PassOptions
 from swa_tools.data.pipeline import Batch, Pipeline
 from swa_tools.data.random_numbers import permutation
 from swa_tools.data.views import EvaluationView, TrainingView, training_view
-from swa_tools.data.workers import default_workers
+from swa_tools.data.workers import View, default_workers
+from swa_tools.distributed import Distributed, single_process
 from swa_tools.errors import DataError
 
 
@@ -102,58 +103,36 @@ def evaluation_loader(
     images: ImageSet,
     preprocessing: Preprocessing,
     *,
-    batch_size: int,
-    device: torch.device,
-    workers: int | None = None,
-    skip_bad_images: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    channels_last: bool = False,
+    options: PassOptions | None = None,
+    context: Distributed | None = None,
 ) -> Loader:
     """Load every image once, in order, exactly as the model's library prepares it.
 
-    Batch b goes to rank b mod `world_size`; nothing is padded.
+    Batch b goes to rank b mod `world_size`; nothing is padded, and the last batch may be smaller.
 
     Args:
         images: What to load.
         preprocessing: Of the model.
-        batch_size: Images in a batch; the last one may have fewer.
-        device: Where batches go.
-        workers: Processes that decode; None for what suits the machine, 0 for none.
-        skip_bad_images: Whether an unreadable image is left out instead of being an error.
-        rank: Of this process.
-        world_size: Number of processes.
-        channels_last: Whether batches lie in memory as `(N, H, W, 3)`.
+        options: How; None for the defaults.
+        context: The processes that share the batches; None for this one alone.
 
     Raises:
         DataError: The batch size is below 1.
     """
-    batches = _split(np.arange(len(images)), batch_size)[rank::world_size]
-    pipeline = Pipeline(
-        images,
-        EvaluationView(preprocessing=preprocessing),
-        preprocessing=preprocessing,
-        device=device,
-        workers=_n_workers(workers, device, n_batches=len(batches)),
-        skip_bad_images=skip_bad_images,
-        channels_last=channels_last,
-    )
-    return Loader(pipeline, batches)
+    options, context = _how(options, context)
+    batches = _split(np.arange(len(images)), options.images_per_batch)
+    view = EvaluationView(preprocessing=preprocessing)
+    return _loader(images, preprocessing, view, batches, options=options, context=context)
 
 
 def statistics_loader(
     images: ImageSet,
     preprocessing: Preprocessing,
     *,
-    batch_size: int,
-    device: torch.device,
     seed: int,
     view: ViewInfo,
-    workers: int | None = None,
-    skip_bad_images: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    channels_last: bool = False,
+    options: PassOptions | None = None,
+    context: Distributed | None = None,
 ) -> Loader:
     """Load every image once, in random order, for the statistics of BatchNorm.
 
@@ -163,51 +142,33 @@ def statistics_loader(
     Args:
         images: What to load.
         preprocessing: Of the model.
-        batch_size: Images in a batch.
-        device: Where batches go.
         seed: Of the order, and of the augmentation.
         view: How an image is prepared: `training_view` or `evaluation_view` of the preprocessing,
             or the one that a checkpoint's metadata has.
-        workers: Processes that decode; None for what suits the machine, 0 for none.
-        skip_bad_images: Whether an unreadable image is left out instead of being an error.
-        rank: Of this process.
-        world_size: Number of processes.
-        channels_last: Whether batches lie in memory as `(N, H, W, 3)`.
+        options: How; None for the defaults.
+        context: The processes that share the batches; None for this one alone.
 
     Raises:
         DataError: The batch size is below 1.
     """
-    batches = _split(permutation(len(images), seed), batch_size)
+    options, context = _how(options, context)
+    batches = _split(permutation(len(images), seed), options.images_per_batch)
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [np.concatenate(batches[-2:])]
-    batches = batches[rank::world_size]
-    pipeline = Pipeline(
-        images,
-        EvaluationView(preprocessing=preprocessing)
-        if view.crop == "evaluation"
-        else TrainingView(info=view, seed=seed),
-        preprocessing=preprocessing,
-        device=device,
-        workers=_n_workers(workers, device, n_batches=len(batches)),
-        skip_bad_images=skip_bad_images,
-        channels_last=channels_last,
-    )
-    return Loader(pipeline, batches)
+    prepared: View = TrainingView(info=view, seed=seed)
+    if view.crop == "evaluation":
+        prepared = EvaluationView(preprocessing=preprocessing)
+    return _loader(images, preprocessing, prepared, batches, options=options, context=context)
 
 
 def training_loader(
     images: ImageSet,
     preprocessing: Preprocessing,
     *,
-    batch_size: int,
-    device: torch.device,
     seed: int,
-    workers: int | None = None,
-    skip_bad_images: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    channels_last: bool = False,
     view: ViewInfo | None = None,
+    options: PassOptions | None = None,
+    context: Distributed | None = None,
 ) -> TrainingLoader:
     """Load shuffled and augmented images, epoch by epoch.
 
@@ -218,20 +179,17 @@ def training_loader(
     Args:
         images: What to load.
         preprocessing: The model's; its mean and std are used.
-        batch_size: Images in a global batch, over all ranks.
-        device: Where batches go.
         seed: Of order and augmentation.
-        workers: Processes that decode; None for what suits the machine, 0 for none.
-        skip_bad_images: Whether an unreadable image is left out instead of being an error.
-        rank: Of this process.
-        world_size: Number of processes.
-        channels_last: Whether batches lie in memory as `(N, H, W, 3)`.
         view: How an image is prepared; None for `training_view(preprocessing)`.
+        options: How; the batch is that of all ranks together. None for the defaults.
+        context: The processes that share each batch; None for this one alone.
 
     Raises:
         DataError: The batch size is below 1 or no multiple of `world_size`, or there are fewer
             images than processes.
     """
+    options, context = _how(options, context)
+    batch_size, world_size = options.images_per_batch, context.world_size
     if batch_size < 1 or batch_size % world_size:
         raise DataError(
             f"the batch size is {batch_size}, expected a positive multiple of the"
@@ -245,29 +203,57 @@ def training_loader(
     steps_per_epoch = max(1, len(images) // batch_size)
 
     def batches_of(epoch: int) -> list[np.ndarray]:
-        order = permutation(len(images), seed, epoch=epoch)
-        firsts = range(rank * share, steps_per_epoch * share * world_size, share * world_size)
+        order, first = permutation(len(images), seed, epoch=epoch), context.rank * share
+        firsts = range(first, steps_per_epoch * share * world_size, share * world_size)
         return [order[first : first + share] for first in firsts]
 
-    pipeline = Pipeline(
-        images,
-        TrainingView(info=view or training_view(preprocessing), seed=seed),
-        preprocessing=preprocessing,
-        device=device,
-        workers=_n_workers(workers, device, n_batches=steps_per_epoch),
-        skip_bad_images=skip_bad_images,
-        channels_last=channels_last,
-    )
+    prepared = TrainingView(info=view or training_view(preprocessing), seed=seed)
+    pipeline = _pipeline(images, preprocessing, prepared, steps_per_epoch, options, context)
     return TrainingLoader(pipeline, batches_of, steps_per_epoch=steps_per_epoch)
+
+
+def _how(
+    options: PassOptions | None, context: Distributed | None
+) -> tuple[PassOptions, Distributed]:
+    options = options or PassOptions()
+    return options, context or single_process(options.device)
+
+
+def _loader(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    view: View,
+    batches: list[np.ndarray],
+    *,
+    options: PassOptions,
+    context: Distributed,
+) -> Loader:
+    """Return the loader of this rank's share of the batches."""
+    batches = batches[context.rank :: context.world_size]
+    return Loader(_pipeline(images, preprocessing, view, len(batches), options, context), batches)
+
+
+def _pipeline(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    view: View,
+    n_batches: int,
+    options: PassOptions,
+    context: Distributed,
+) -> Pipeline:
+    workers = default_workers(context.device) if options.workers is None else options.workers
+    return Pipeline(
+        images,
+        view,
+        preprocessing=preprocessing,
+        device=context.device,
+        workers=min(workers, n_batches),
+        skip_bad_images=options.skip_bad_images,
+        channels_last=options.channels_last,
+    )
 
 
 def _split(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     if batch_size < 1:
         raise DataError(f"the batch size is {batch_size}, expected at least 1")
     return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-
-
-def _n_workers(workers: int | None, device: torch.device, *, n_batches: int) -> int:
-    if workers is None:
-        workers = default_workers(device)
-    return min(workers, n_batches)

@@ -9,7 +9,8 @@ from swa_tools.options import COUNT, NOT_NEGATIVE, option
 Amp = Literal["auto", "bf16", "fp16", "off"]
 Split = Literal["train", "val"]
 
-EVALUATION_BATCH = 256
+BATCH_SIZE = 256
+"""Images in a batch, for weights that do not say what they were trained with, and for scores."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,9 +95,9 @@ class PassOptions:
     )
 
     @property
-    def evaluation_batch(self) -> int:
-        """Images in a batch that is scored."""
-        return self.batch_size or EVALUATION_BATCH
+    def images_per_batch(self) -> int:
+        """Images in a batch where neither the options nor a run say it otherwise."""
+        return BATCH_SIZE if self.batch_size is None else self.batch_size
 
     @classmethod
     def as_in(cls, other: "PassOptions", **changes: Any) -> Self:

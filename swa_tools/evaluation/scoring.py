@@ -64,7 +64,7 @@ def evaluate_checkpoints(
         )
         evaluation = score_predictors(
             predictors,
-            labels_only(images, batch_size=options.evaluation_batch, context=context)
+            labels_only(images, batch_size=options.images_per_batch, context=context)
             if all_saved
             else loader,
             context=context,
@@ -85,17 +85,7 @@ def evaluate_checkpoints(
 def _loader(
     images: ImageSet, built: BuiltModel, *, options: EvaluationOptions, context: Distributed
 ) -> Loader:
-    return evaluation_loader(
-        images,
-        built.preprocessing,
-        batch_size=options.evaluation_batch,
-        device=context.device,
-        workers=options.workers,
-        skip_bad_images=options.skip_bad_images,
-        rank=context.rank,
-        world_size=context.world_size,
-        channels_last=options.channels_last,
-    )
+    return evaluation_loader(images, built.preprocessing, options=options, context=context)
 
 
 def _predictors(

@@ -20,7 +20,7 @@ from swa_tools.data import (
     statistics_loader,
     subset,
 )
-from swa_tools.distributed import amp_dtype
+from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import DataError, SwaToolsError
 from swa_tools.evaluation import Evaluation, evaluate
 from swa_tools.landscape.options import SurfaceOptions
@@ -188,28 +188,15 @@ class Surface:
         )
 
     def _loader(self, name: str, device: torch.device) -> Loader:
-        options = self._options
-        if name == "bn":
-            return statistics_loader(
-                self._images[name],
-                self._preprocessing,
-                batch_size=self._conditions.batch_size,
-                device=device,
-                seed=self._conditions.seed,
-                view=self._conditions.view,
-                workers=options.workers,
-                skip_bad_images=options.skip_bad_images,
-                channels_last=options.channels_last,
-            )
-        return evaluation_loader(
-            self._images[name],
-            self._preprocessing,
-            batch_size=self._conditions.batch_size,
-            device=device,
-            workers=options.workers,
-            skip_bad_images=options.skip_bad_images,
-            channels_last=options.channels_last,
-        )
+        images, conditions = self._images[name], self._conditions
+        how: dict[str, Any] = {
+            "options": dataclasses.replace(self._options, batch_size=conditions.batch_size),
+            "context": Distributed(device=device),
+        }
+        if name != "bn":
+            return evaluation_loader(images, self._preprocessing, **how)
+        seed, view = conditions.seed, conditions.view
+        return statistics_loader(images, self._preprocessing, seed=seed, view=view, **how)
 
     def _fits(self, device: torch.device) -> bool:
         n_bytes = self.n_images * 3 * self._preprocessing.image_size**2 * BYTES_PER_NUMBER

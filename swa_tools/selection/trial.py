@@ -85,15 +85,7 @@ class Trial:
             on_batch=on_batch,
         )
         loader = evaluation_loader(
-            self.images,
-            self.built.preprocessing,
-            batch_size=self.evaluation.evaluation_batch,
-            device=self.context.device,
-            workers=self.evaluation.workers,
-            skip_bad_images=self.evaluation.skip_bad_images,
-            rank=self.context.rank,
-            world_size=self.context.world_size,
-            channels_last=self.evaluation.channels_last,
+            self.images, self.built.preprocessing, options=self.evaluation, context=self.context
         )
         amp = amp_dtype(self.evaluation.amp, self.context.device)
         return evaluate(modules, loader, context=self.context, amp=amp, on_batch=on_batch).scores

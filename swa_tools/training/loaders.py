@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -61,25 +61,13 @@ def open_loaders(options: FinetuneOptions, start: Start, context: Distributed) -
 
 
 def _training_loader(options: FinetuneOptions, start: Start, context: Distributed) -> EpochLoader:
-    shared: dict[str, Any] = {
-        "batch_size": options.batch_size,
-        "device": context.device,
-        "seed": options.seed,
-        "rank": context.rank,
-        "world_size": context.world_size,
-        "channels_last": options.channels_last,
-    }
     preprocessing = start.built.preprocessing
     if start.train is None:
-        n_images, num_classes = options.synthetic_data or 0, start.built.info.num_classes
-        return SyntheticLoader(n_images, preprocessing, num_classes=num_classes, **shared)
+        num_classes = start.built.info.num_classes
+        return SyntheticLoader(preprocessing, num_classes, options=options, context=context)
+    view = training_view_of(options, preprocessing)
     return training_loader(
-        start.train,
-        preprocessing,
-        workers=options.workers,
-        skip_bad_images=options.skip_bad_images,
-        view=training_view_of(options, preprocessing),
-        **shared,
+        start.train, preprocessing, seed=options.seed, view=view, options=options, context=context
     )
 
 
@@ -88,31 +76,19 @@ def _validation_loader(
 ) -> Loader | None:
     if start.val is None:
         return None
-    return evaluation_loader(
-        start.val,
-        start.built.preprocessing,
-        batch_size=max(1, options.batch_size // context.world_size),
-        device=context.device,
-        workers=options.workers,
-        skip_bad_images=options.skip_bad_images,
-        rank=context.rank,
-        world_size=context.world_size,
-        channels_last=options.channels_last,
-    )
+    share = max(1, options.batch_size // context.world_size)
+    options = dataclasses.replace(options, batch_size=share)
+    return evaluation_loader(start.val, start.built.preprocessing, options=options, context=context)
 
 
 class SyntheticLoader:
     """Stands in for a training loader: the same random batch, as often as it is asked for.
 
     Args:
-        n_images: Size of the set that is pretended.
         preprocessing: Tells the size of the images.
         num_classes: Targets are drawn from so many outputs.
-        batch_size: Over all ranks; each takes its share.
-        device: Where the images are.
-        seed: Of the images.
-        rank, world_size: This process among all.
-        channels_last: Whether the images lie in memory as (N, H, W, 3).
+        options: How many images are pretended, and of how many a batch is, over all ranks.
+        context: The ranks, each of which takes its share.
 
     Raises:
         TrainingError: The ranks cannot share the batch evenly.
@@ -120,29 +96,25 @@ class SyntheticLoader:
 
     def __init__(
         self,
-        n_images: int,
         preprocessing: Preprocessing,
-        *,
         num_classes: int,
-        batch_size: int,
-        device: torch.device,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        channels_last: bool = False,
+        *,
+        options: FinetuneOptions,
+        context: Distributed,
     ) -> None:
+        batch_size, world_size = options.batch_size, context.world_size
         if batch_size % world_size:
             raise TrainingError(f"a batch of {batch_size} images does not divide by {world_size}")
-        self.steps_per_epoch = max(1, n_images // batch_size)
+        self.steps_per_epoch = max(1, (options.synthetic_data or 0) // batch_size)
         self.skipped: list[str] = []
-        random = torch.Generator().manual_seed(seed + rank)
+        random = torch.Generator().manual_seed(options.seed + context.rank)
         share, size = batch_size // world_size, preprocessing.image_size
         images = torch.randn((share, 3, size, size), generator=random)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
+        layout = torch.channels_last if options.channels_last else torch.contiguous_format
         self._batch = Batch(
-            images=images.to(device, memory_format=layout),
-            targets=torch.randint(num_classes, (share,), generator=random).to(device),
-            indices=torch.arange(share) * world_size + rank,
+            images=images.to(context.device, memory_format=layout),
+            targets=torch.randint(num_classes, (share,), generator=random).to(context.device),
+            indices=torch.arange(share) * world_size + context.rank,
         )
 
     def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:  # noqa: ARG002 - All alike.

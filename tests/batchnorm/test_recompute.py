@@ -9,6 +9,7 @@ from swa_tools import __version__
 from swa_tools.batchnorm import BnOptions, recompute, update_bn, update_checkpoint
 from swa_tools.checkpoints import BnInfo, CheckpointMetadata, read_metadata
 from swa_tools.data import (
+    PassOptions,
     evaluation_view,
     open_images,
     statistics_loader,
@@ -64,11 +65,9 @@ def test_it_is_update_bn_over_the_statistics_loader(built, images, view):
     loader = statistics_loader(
         chosen,
         built.preprocessing,
-        batch_size=5,
-        device=CPU.device,
         seed=3,
         view=views[view],
-        workers=0,
+        options=PassOptions(device="cpu", batch_size=5, workers=0, channels_last=False),
     )
     # 16 images in batches of 5: the last of one joins the one before.
     assert [len(batch.images) for batch in loader] == [5, 5, 6]

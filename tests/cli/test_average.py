@@ -3,7 +3,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from swa_tools.checkpoints import open_checkpoint, read_metadata, write_checkpoint
 from swa_tools.cli import run
@@ -156,7 +155,7 @@ def trained(tmp_path_factory, image_folder, tiny_model):
 
 
 def test_with_images_the_average_is_recomputed_and_scored(call, trained, image_folder, tmp_path):
-    from swa_tools.data import evaluation_loader, map_to_outputs, open_images
+    from swa_tools.data import PassOptions, evaluation_loader, map_to_outputs, open_images
     from swa_tools.models import load_checkpoint
 
     output = tmp_path / "swa.safetensors"
@@ -175,7 +174,9 @@ def test_with_images_the_average_is_recomputed_and_scored(call, trained, image_f
 
     val = map_to_outputs(open_images(image_folder / "val"), built.info)
     loader = evaluation_loader(
-        val, built.preprocessing, batch_size=5, device=torch.device("cpu"), workers=0
+        val,
+        built.preprocessing,
+        options=PassOptions(device="cpu", batch_size=5, workers=0, channels_last=False),
     )
     score = evaluate({"swa": built.module}, loader).scores["swa"]
     assert document["n_correct"] == score.n_correct

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from swa_tools.data import (
+    PassOptions,
     evaluation_loader,
     evaluation_view,
     open_images,
@@ -22,9 +23,18 @@ from swa_tools.data import (
     training_view,
 )
 from swa_tools.data.workers import Decoder, DecodingPool, Task, default_workers
+from swa_tools.distributed import Distributed
 from swa_tools.errors import DataError
 
 CPU = torch.device("cpu")
+
+
+def how(*, rank=0, world_size=1, **options):
+    """How a loader loads: on the CPU, for one of so many ranks."""
+    return {
+        "options": PassOptions(device="cpu", **options),
+        "context": Distributed(rank=rank, world_size=world_size, device=CPU),
+    }
 
 
 @pytest.fixture
@@ -61,7 +71,7 @@ def by_index(loaders):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_has_every_image_once_and_in_order(images, preprocessing, workers):
-    loader = evaluation_loader(images, preprocessing, batch_size=7, device=CPU, workers=workers)
+    loader = evaluation_loader(images, preprocessing, **how(batch_size=7, workers=workers))
     batches = list(loader)
     assert [len(batch.images) for batch in batches] == [7, 7, 7, 3]
     assert len(loader) == 4
@@ -76,16 +86,10 @@ def test_evaluation_has_every_image_once_and_in_order(images, preprocessing, wor
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_ranks_share_the_batches_of_one_process(images, preprocessing, world_size):
-    alone = list(evaluation_loader(images, preprocessing, batch_size=7, device=CPU, workers=0))
+    alone = list(evaluation_loader(images, preprocessing, **how(batch_size=7, workers=0)))
     for rank in range(world_size):
         loader = evaluation_loader(
-            images,
-            preprocessing,
-            batch_size=7,
-            device=CPU,
-            workers=0,
-            rank=rank,
-            world_size=world_size,
+            images, preprocessing, **how(batch_size=7, workers=0, rank=rank, world_size=world_size)
         )
         batches = list(loader)
         assert len(loader) == len(batches)
@@ -102,12 +106,9 @@ def test_statistics_have_every_image_once_in_batches_of_the_seed(images, preproc
             statistics_loader(
                 images,
                 preprocessing,
-                batch_size=5,
-                device=CPU,
                 seed=seed,
                 view=view(preprocessing),
-                workers=0,
-                **ranks,
+                **how(batch_size=5, workers=0, **ranks),
             )
         )
 
@@ -126,11 +127,9 @@ def test_last_batch_of_one_image_joins_the_one_before(images, preprocessing, bat
     loader = statistics_loader(
         images,
         preprocessing,
-        batch_size=batch_size,
-        device=CPU,
         seed=0,
         view=evaluation_view(preprocessing),
-        workers=0,
+        **how(batch_size=batch_size, workers=0),
     )
     assert [len(batch.images) for batch in loader] == sizes
 
@@ -138,8 +137,7 @@ def test_last_batch_of_one_image_joins_the_one_before(images, preprocessing, bat
 def test_statistics_of_the_training_view_see_the_crops_of_training(images, preprocessing):
     """The view that a run records is the one that it trains on: its size, crops and flips."""
     view = dataclasses.replace(training_view(preprocessing, min_area=0.6), size=24)
-    options = {"batch_size": 24, "device": CPU, "workers": 0, "seed": 5, "view": view}
-    options["channels_last"] = True
+    options = {"seed": 5, "view": view, **how(batch_size=24, workers=0)}
     found = by_index([statistics_loader(images, preprocessing, **options)])
     expected = by_index([training_loader(images, preprocessing, **options).epoch(0)])
     assert found[0].shape == (3, 24, 24)
@@ -147,11 +145,11 @@ def test_statistics_of_the_training_view_see_the_crops_of_training(images, prepr
 
 
 def test_statistics_of_the_evaluation_view_see_the_images_of_evaluation(images, preprocessing):
-    options = {"batch_size": 6, "device": CPU, "workers": 0}
+    options = {"batch_size": 6, "workers": 0}
     loader = statistics_loader(
-        images, preprocessing, seed=0, view=evaluation_view(preprocessing), **options
+        images, preprocessing, seed=0, view=evaluation_view(preprocessing), **how(**options)
     )
-    expected = by_index([evaluation_loader(images, preprocessing, **options)])
+    expected = by_index([evaluation_loader(images, preprocessing, **how(**options))])
     found = by_index([loader])
     assert all(torch.equal(found[index], expected[index]) for index in range(24))
 
@@ -162,12 +160,8 @@ def test_training_is_the_same_on_any_number_of_workers_and_ranks(images, preproc
             training_loader(
                 images,
                 preprocessing,
-                batch_size=8,
-                device=CPU,
                 seed=5,
-                workers=workers,
-                rank=rank,
-                world_size=world_size,
+                **how(batch_size=8, workers=workers, rank=rank, world_size=world_size),
             )
             for rank in range(world_size)
         ]
@@ -186,7 +180,7 @@ def test_training_is_the_same_on_any_number_of_workers_and_ranks(images, preproc
 
 
 def test_epochs_differ_in_order_and_augmentation(images, preprocessing):
-    loader = training_loader(images, preprocessing, batch_size=8, device=CPU, seed=0, workers=0)
+    loader = training_loader(images, preprocessing, seed=0, **how(batch_size=8, workers=0))
     first, second = (list(loader.epoch(epoch)) for epoch in (0, 1))
     assert joined(first)[2].tolist() != joined(second)[2].tolist()
     pixels, others = by_index([first]), by_index([second])
@@ -196,9 +190,7 @@ def test_epochs_differ_in_order_and_augmentation(images, preprocessing):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumed_epoch_goes_on_where_it_stopped(images, preprocessing, workers):
-    loader = training_loader(
-        images, preprocessing, batch_size=4, device=CPU, seed=0, workers=workers
-    )
+    loader = training_loader(images, preprocessing, seed=0, **how(batch_size=4, workers=workers))
     whole = list(loader.epoch(2))
     stopped = loader.epoch(2)
     next(stopped)
@@ -210,7 +202,7 @@ def test_resumed_epoch_goes_on_where_it_stopped(images, preprocessing, workers):
 def test_incomplete_last_batch_is_left_out_and_a_small_set_is_one_batch(images, preprocessing):
     def sizes(batch_size, **ranks):
         loader = training_loader(
-            images, preprocessing, batch_size=batch_size, device=CPU, seed=0, workers=0, **ranks
+            images, preprocessing, seed=0, **how(batch_size=batch_size, workers=0, **ranks)
         )
         batches = [len(batch.images) for batch in loader.epoch(0)]
         assert len(batches) == loader.steps_per_epoch
@@ -235,18 +227,13 @@ def test_batch_size_that_cannot_be_shared_is_an_error(
 ):
     with pytest.raises(DataError, match=message):
         training_loader(
-            images,
-            preprocessing,
-            batch_size=batch_size,
-            device=CPU,
-            seed=0,
-            world_size=world_size,
+            images, preprocessing, seed=0, **how(batch_size=batch_size, world_size=world_size)
         )
 
 
 def test_batch_size_below_one_is_an_error(images, preprocessing):
     with pytest.raises(DataError, match="the batch size is 0, expected at least 1"):
-        evaluation_loader(images, preprocessing, batch_size=0, device=CPU)
+        evaluation_loader(images, preprocessing, **how(batch_size=0))
 
 
 def global_states():
@@ -258,18 +245,18 @@ def global_states():
 def test_global_generators_are_left_alone(images, preprocessing, workers):
     before = global_states()
     list(
-        training_loader(
-            images, preprocessing, batch_size=8, device=CPU, seed=0, workers=workers
-        ).epoch(0)
+        training_loader(images, preprocessing, seed=0, **how(batch_size=8, workers=workers)).epoch(
+            0
+        )
     )
-    list(evaluation_loader(images, preprocessing, batch_size=8, device=CPU, workers=workers))
+    list(evaluation_loader(images, preprocessing, **how(batch_size=8, workers=workers)))
     assert global_states() == before
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_image_is_named_in_one_line(damaged, preprocessing, workers):
-    options = {"batch_size": 3, "device": CPU, "workers": workers}
-    loader = evaluation_loader(damaged, preprocessing, **options)
+    options = {"batch_size": 3, "workers": workers}
+    loader = evaluation_loader(damaged, preprocessing, **how(**options))
     with pytest.raises(
         DataError, match="cannot read this image .*truncated.*--skip-bad-images"
     ) as error:
@@ -277,11 +264,11 @@ def test_bad_image_is_named_in_one_line(damaged, preprocessing, workers):
     assert str(damaged.root / "a" / "2.jpg") in str(error.value)
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="2.jpg: cannot read this image"):
-        list(training_loader(damaged, preprocessing, seed=0, **options).epoch(0))
+        list(training_loader(damaged, preprocessing, seed=0, **how(**options)).epoch(0))
 
 
 def test_workers_end_with_an_error(damaged, preprocessing):
-    loader = evaluation_loader(damaged, preprocessing, batch_size=3, device=CPU, workers=2)
+    loader = evaluation_loader(damaged, preprocessing, **how(batch_size=3, workers=2))
     before = len(multiprocessing.active_children())
     with pytest.raises(DataError, match="cannot read this image"):
         list(loader)
@@ -290,7 +277,7 @@ def test_workers_end_with_an_error(damaged, preprocessing):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_second_iteration_at_the_same_time_is_an_error(images, preprocessing, workers):
-    loader = evaluation_loader(images, preprocessing, batch_size=3, device=CPU, workers=workers)
+    loader = evaluation_loader(images, preprocessing, **how(batch_size=3, workers=workers))
     first = iter(loader)
     next(first)
     assert len(list(loader)) == 8
@@ -301,40 +288,40 @@ def test_second_iteration_at_the_same_time_is_an_error(images, preprocessing, wo
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 no image either"])
 def test_file_that_is_no_image_is_a_bad_image(damaged, preprocessing, content):
     (damaged.root / "a" / "2.jpg").write_bytes(content)
-    loader = evaluation_loader(damaged, preprocessing, batch_size=3, device=CPU, workers=0)
+    loader = evaluation_loader(damaged, preprocessing, **how(batch_size=3, workers=0))
     with pytest.raises(DataError, match="2.jpg: cannot read this image"):
         list(loader)
 
 
 def test_file_that_has_gone_is_a_bad_image(damaged, preprocessing):
     (damaged.root / "a" / "2.jpg").unlink()
-    loader = evaluation_loader(damaged, preprocessing, batch_size=3, device=CPU, workers=0)
+    loader = evaluation_loader(damaged, preprocessing, **how(batch_size=3, workers=0))
     with pytest.raises(DataError, match="2.jpg: cannot read this image .*No such file"):
         list(loader)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_can_be_skipped_and_are_counted(damaged, preprocessing, workers):
-    options = {"batch_size": 3, "device": CPU, "workers": workers, "skip_bad_images": True}
-    loader = evaluation_loader(damaged, preprocessing, **options)
+    options = {"batch_size": 3, "workers": workers, "skip_bad_images": True}
+    loader = evaluation_loader(damaged, preprocessing, **how(**options))
     assert joined(loader)[2].tolist() == [0, 1, 3, 4, 5, 6, 7]
     assert loader.skipped == ["a/2.jpg"]
     list(loader)
     assert loader.skipped == ["a/2.jpg"]
-    training = training_loader(damaged, preprocessing, seed=0, **options | {"batch_size": 8})
+    training = training_loader(damaged, preprocessing, seed=0, **how(**options | {"batch_size": 8}))
     assert Counter(joined(training.epoch(0))[2].tolist()) == Counter([0, 1, 3, 4, 5, 6, 7])
     assert training.skipped == ["a/2.jpg"]
 
 
 def test_batch_of_bad_images_alone_is_left_out_but_not_in_training(damaged, preprocessing):
-    options = {"batch_size": 1, "device": CPU, "workers": 0, "skip_bad_images": True}
-    assert len(list(evaluation_loader(damaged, preprocessing, **options))) == 7
+    options = {"batch_size": 1, "workers": 0, "skip_bad_images": True}
+    assert len(list(evaluation_loader(damaged, preprocessing, **how(**options)))) == 7
     with pytest.raises(DataError, match="no image of a batch can be read, the last is a/2.jpg"):
-        list(training_loader(damaged, preprocessing, seed=0, **options).epoch(0))
+        list(training_loader(damaged, preprocessing, seed=0, **how(**options)).epoch(0))
 
 
 def test_worker_that_dies_is_an_error_and_the_loader_can_start_again(images, preprocessing):
-    loader = training_loader(images, preprocessing, batch_size=2, device=CPU, seed=0, workers=2)
+    loader = training_loader(images, preprocessing, seed=0, **how(batch_size=2, workers=2))
     batches = loader.epoch(0)
     next(batches)
     for process in multiprocessing.active_children():
@@ -359,7 +346,7 @@ def test_full_shared_memory_is_one_line(images):
 
 def test_death_of_a_worker_is_not_raised_in_the_middle_of_something_else(images, preprocessing):
     handler = signal.getsignal(signal.SIGCHLD)
-    loader = training_loader(images, preprocessing, batch_size=2, device=CPU, seed=0, workers=1)
+    loader = training_loader(images, preprocessing, seed=0, **how(batch_size=2, workers=1))
     next(loader.epoch(0))
     assert signal.getsignal(signal.SIGCHLD) == handler
     for process in multiprocessing.active_children():
@@ -369,19 +356,18 @@ def test_death_of_a_worker_is_not_raised_in_the_middle_of_something_else(images,
 
 
 SCRIPT = textwrap.dedent("""
-    import os, signal, sys, torch
+    import os, signal, sys
     from pathlib import Path
     from swa_tools.checkpoints import Preprocessing
-    from swa_tools.data import open_images, training_loader
+    from swa_tools.data import PassOptions, open_images, training_loader
 
     preprocessing = Preprocessing(
         image_size=32, resize=36, crop="center", interpolation="bilinear",
         mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
     )
     images = open_images(Path(sys.argv[1]))
-    loader = training_loader(
-        images, preprocessing, batch_size=2, device=torch.device("cpu"), seed=0, workers=2
-    )
+    options = PassOptions(batch_size=2, device="cpu", workers=2)
+    loader = training_loader(images, preprocessing, seed=0, options=options)
     batches = loader.epoch(0)
     next(batches)
 """)
@@ -419,9 +405,8 @@ def test_workers_start_where_processes_are_spawned(image_folder):
         if __name__ == "__main__":
             import torch.multiprocessing
             torch.multiprocessing.set_start_method("spawn", force=True)
-            again = training_loader(
-                images, preprocessing, batch_size=8, device=torch.device("cpu"), seed=0, workers=1
-            )
+            options = PassOptions(batch_size=8, device="cpu", workers=1)
+            again = training_loader(images, preprocessing, seed=0, options=options)
             print(len(list(again.epoch(0))))
     """)
     finished = run_script(text, image_folder / "train")

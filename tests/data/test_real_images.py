@@ -7,7 +7,7 @@ import timm.data
 import torch
 import torchvision
 
-from swa_tools.data import evaluation_loader, map_to_outputs, open_images
+from swa_tools.data import PassOptions, evaluation_loader, map_to_outputs, open_images
 from swa_tools.data.images import take
 from swa_tools.models import ModelChoice, load_checkpoint
 
@@ -37,7 +37,7 @@ def ours(path, model, folder, *, image_size=None, every=1):
     images = map_to_outputs(open_images(folder), built.info)
     images = take(images, range(0, len(images), every))
     loader = evaluation_loader(
-        images, built.preprocessing, batch_size=50, device=CPU, channels_last=True
+        images, built.preprocessing, options=PassOptions(device="cpu", batch_size=50)
     )
     return count(built.module, loader)
 

@@ -10,6 +10,7 @@ import torch
 
 from swa_tools.data import (
     ImageSource,
+    PassOptions,
     evaluation_loader,
     open_images,
     open_split,
@@ -23,7 +24,9 @@ CPU = torch.device("cpu")
 
 
 def load(images, preprocessing, *, workers=0):
-    loader = evaluation_loader(images, preprocessing, batch_size=5, device=CPU, workers=workers)
+    loader = evaluation_loader(
+        images, preprocessing, options=PassOptions(device="cpu", batch_size=5, workers=workers)
+    )
     return [torch.cat(parts) for parts in zip(*loader, strict=True)]
 
 
@@ -95,7 +98,12 @@ def test_shards_are_trained_on_and_chosen_from_as_folders_are(
     epochs = []
     for images in sets:
         chosen = subset(images, 12, seed=1)
-        loader = training_loader(chosen, preprocessing, batch_size=4, device=CPU, seed=0, workers=0)
+        loader = training_loader(
+            chosen,
+            preprocessing,
+            seed=0,
+            options=PassOptions(device="cpu", batch_size=4, workers=0),
+        )
         epochs.append(
             [torch.cat(parts) for parts in zip(*loader.epoch(3, start_step=1), strict=True)]
         )

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchvision
 
-from swa_tools.data import evaluation_loader, open_images
+from swa_tools.data import PassOptions, evaluation_loader, open_images
 from swa_tools.data.timm_datasets import open_dataset
 from swa_tools.errors import DataError
 
@@ -13,7 +13,9 @@ CPU = torch.device("cpu")
 
 
 def load(images, preprocessing, *, workers=0):
-    loader = evaluation_loader(images, preprocessing, batch_size=5, device=CPU, workers=workers)
+    loader = evaluation_loader(
+        images, preprocessing, options=PassOptions(device="cpu", batch_size=5, workers=workers)
+    )
     return [torch.cat(parts) for parts in zip(*loader, strict=True)]
 
 

@@ -7,7 +7,7 @@ import torch
 
 from swa_tools.batchnorm import BnOptions, recompute
 from swa_tools.checkpoints import open_checkpoint
-from swa_tools.data import evaluation_loader, map_to_outputs, open_images, subset
+from swa_tools.data import PassOptions, evaluation_loader, map_to_outputs, open_images, subset
 from swa_tools.distributed import single_process
 from swa_tools.errors import SwaToolsError
 from swa_tools.evaluation import evaluate
@@ -45,12 +45,7 @@ def reference(path, survey, *, bn_samples=9):
     ):
         chosen = subset(map_to_outputs(images, built.info), n, seed=0)
         loader = evaluation_loader(
-            chosen,
-            built.preprocessing,
-            batch_size=4,
-            device=context.device,
-            workers=0,
-            channels_last=True,
+            chosen, built.preprocessing, options=PassOptions(device="cpu", batch_size=4, workers=0)
         )
         scores[name] = evaluate({"it": module}, loader).scores["it"]
     return scores, module

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from swa_tools.batchnorm import BnOptions, recompute
 from swa_tools.checkpoints import find_checkpoints, read_metadata
-from swa_tools.data import evaluation_loader, hold_out, map_to_outputs, open_images
+from swa_tools.data import PassOptions, evaluation_loader, hold_out, map_to_outputs, open_images
 from swa_tools.distributed import single_process
 from swa_tools.errors import DataError, OutputError
 from swa_tools.evaluation import EvaluationOptions, evaluate
@@ -45,9 +45,7 @@ def n_correct_of(state_dicts, path, images):
     batches = evaluation_loader(
         map_to_outputs(held_out, built.info),
         built.preprocessing,
-        batch_size=8,
-        device=CPU.device,
-        workers=0,
+        options=PassOptions(device="cpu", batch_size=8, workers=0, channels_last=False),
     )
     return evaluate({"mean": built.module}, batches).scores["mean"].n_correct
 
