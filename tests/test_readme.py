@@ -39,13 +39,18 @@ WORDNET_IDS = {"blue": "n01440764", "green": "n02102040", "red": "n03000684"}
 class Block:
     """A fenced block of a Markdown page."""
 
+    page: str
     language: str
     needs: str
     text: str
 
 
 FENCED = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [Block(*found) for found in FENCED.findall(TEXT)]
+BLOCKS = [
+    Block(page.name, *found)
+    for page in PAGES
+    for found in FENCED.findall(page.read_text(encoding="utf-8"))
+]
 INLINE = re.findall(r"`([^`\n]+)`", FENCED.sub("", TEXT))
 
 
@@ -121,7 +126,9 @@ ALL_OPTIONS = options_of(group).union(*(options_of(command_of([name])[0]) for na
 SHELL = [block for block in BLOCKS if block.language == "sh"]
 
 
-@pytest.mark.parametrize("block", SHELL, ids=lambda block: block.text.splitlines()[0])
+@pytest.mark.parametrize(
+    "block", SHELL, ids=lambda block: f"{block.page}: {block.text.splitlines()[0]}"
+)
 def test_calls_in_a_block_are_accepted(block):
     for command in commands_in(block.text):
         if (call := call_in(command)) is not None:

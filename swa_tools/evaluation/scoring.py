@@ -1,5 +1,6 @@
 """Score checkpoint files: what stands between paths and `score_predictors`."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -156,12 +157,21 @@ def _members(candidates: Sequence[Candidate]) -> list[Candidate]:
     members = [one for one in candidates if one.kind == "checkpoint"] or list(candidates)
     # A control that is scored beside the captures of a run is none of them.
     captures = [one for one in members if one.is_capture]
-    members = captures if len(captures) > 1 else members
+    members = _of_one_run(captures) if len(captures) > 1 else members
     if len(members) < 2:
         raise SwaToolsError(
             f"an ensemble needs two checkpoints at least, found only {members[0].path}"
         )
     return members
+
+
+def _of_one_run(captures: Sequence[Candidate]) -> list[Candidate]:
+    """Return the captures of the run that has most of them here, of equals the first."""
+    folders = [one.path.absolute().parent for one in captures]
+    folder, n_captures = collections.Counter(folders).most_common(1)[0]
+    if n_captures < 2:  # Not where a run leaves them.
+        return list(captures)
+    return [one for one, its in zip(captures, folders, strict=True) if its == folder]
 
 
 def _is_triangular(candidate: Candidate) -> bool:

@@ -202,6 +202,15 @@ def test_start_ema_and_control_are_no_members(captures, built, folder, tmp_path)
     assert result.members == (str(captures[0]), *(path.name for path in captures[1:]))
 
 
+def test_the_capture_of_another_run_is_no_member(captures, built, folder, tmp_path):
+    """The usual control is one long cycle: its end is a capture, but of another run."""
+    (tmp_path / "control").mkdir()
+    training = TrainingInfo(epoch=9, step=9, cycle=1, lr=0.1, schedule={}, seed=0)
+    control = save(built, tmp_path / "control" / "cycle-9.safetensors", seed=7, training=training)
+    result = run([control, *captures], folder, ensemble=True)
+    assert result.members == tuple(path.name for path in captures)
+
+
 def test_it_is_called_fge_only_for_captures_of_a_triangular_run(built, folder, tmp_path):
     paths = [
         save(built, tmp_path / f"{seed}.safetensors", seed=seed, schedule="triangular")
