@@ -21,9 +21,9 @@ demo)
         swa-tools demo -o "$out/demo" --force
     fi
     data=$out/demo/images
-    model=timm/lcnet_035
-    common=(--image-size 32 --batch-size 50 --min-crop-area 0.5 --workers 0 --log-every 1)
-    rate=0.1
+    model=timm/test_resnet
+    common=(--image-size 32 --batch-size 20 --min-crop-area 0.25 --workers 0 --log-every 1)
+    rate=0.05
     epochs=64
     average_from=44
     ;;

@@ -23,7 +23,7 @@ demo)
     fi
     data=$out/demo/images
     start=$out/demo/start
-    common=(--batch-size 50 --min-crop-area 0.5 --workers 0 --log-every 1)
+    common=(--batch-size 20 --min-crop-area 0.25 --workers 0 --log-every 1)
     epochs=${EPOCHS:-10}
     cycle_epochs=2
     pairs=(1e-1:1e-3 5e-2:5e-4 1e-2:1e-4)

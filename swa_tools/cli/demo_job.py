@@ -2,34 +2,26 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from swa_tools.cli import demo_setting as setting
 from swa_tools.cli.computing import computing
+from swa_tools.cli.demo_setting import IMAGE_SIZE, RUNS, demo_runs
 from swa_tools.cli.output import notice
 from swa_tools.cli.pictures import save_picture
 from swa_tools.cli.run_progress import watch_run
 from swa_tools.errors import OutputError, SwaToolsError
 from swa_tools.training.options import FinetuneOptions
-from swa_tools.training.schedule_options import ScheduleOptions
 
 if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
     from swa_tools.evaluation import CheckpointScores
 
-MODEL = "timm/lcnet_035"
-IMAGE_SIZE = 32
-N_TRAIN = 900
-BATCH_SIZE = 50
-MIN_CROP_AREA = 0.5
-BUDGET_EPOCHS = 32
-START_EPOCHS = 24
-SWA_EPOCHS = BUDGET_EPOCHS - START_EPOCHS
-LR_SGD = 0.1
-LR_MAX, LR_MIN = 0.05, 0.005
+CONTROL, CAPTURE = "conventional SGD", "capture"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,24 +42,45 @@ class DemoRow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DemoComparison:
+    """The average against other weights, on the same images.
+
+    Attributes:
+        name: The other's row.
+        difference: Points of top-1 that the average is above it; negative if below.
+        p_value: Of McNemar's paired test.
+    """
+
+    name: str
+    difference: float
+    p_value: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class DemoResult:
     """What came out.
 
     Attributes:
-        rows: The final table.
+        rows: The scores of all weights.
+        comparisons: The average against conventional SGD, the last and the best capture. The best
+            is chosen on these very images, which favours it.
         n_samples: Validation images.
-        p_value: Of McNemar's test, the average against conventional SGD.
-        picture: Learning rate and accuracy over the run.
+        picture: Accuracy over the epochs.
     """
 
     rows: tuple[DemoRow, ...]
+    comparisons: tuple[DemoComparison, ...]
     n_samples: int
-    p_value: float
     picture: Path
 
     def row(self, name: str) -> DemoRow:
         """Return the row of that name."""
         return next(row for row in self.rows if row.name == name)
+
+    @property
+    def captures(self) -> tuple[DemoRow, ...]:
+        """The rows of the captures, in their order."""
+        return tuple(row for row in self.rows if row.name.startswith(CAPTURE))
 
 
 def run_demo(output: Path, *, seed: int = 0, force: bool = False) -> DemoResult:
@@ -89,51 +102,15 @@ def run_demo(output: Path, *, seed: int = 0, force: bool = False) -> DemoResult:
             f"{output}: it exists already and is not empty; choose another folder with -o, or give"
             " --force"
         )
-    images = output / "images"
-    write_digits(images, seed=seed)
-    start = FinetuneOptions(
-        model=MODEL,
-        image_size=IMAGE_SIZE,
-        pretrained=False,
-        new_head=True,
-        data=images,
-        output=output / "start",
-        epochs=START_EPOCHS,
-        batch_size=BATCH_SIZE,
-        min_crop_area=MIN_CROP_AREA,
-        schedule=ScheduleOptions(schedule="anneal", lr_max=LR_SGD, budget_epochs=BUDGET_EPOCHS),
-        workers=0,  # for images this small a worker costs more than it brings
-        log_every=1,
-        seed=seed,
-        force=force,
-    )
-    sgd = dataclasses.replace(
-        start,
-        model=None,
-        image_size=None,
-        new_head=False,
-        from_run=start.output,
-        output=output / "sgd",
-        epochs=SWA_EPOCHS,
-        schedule=dataclasses.replace(start.schedule, start_epoch=START_EPOCHS),
-    )
-    swa = dataclasses.replace(
-        sgd,
-        output=output / "swa",
-        schedule=ScheduleOptions(lr_max=LR_MAX, lr_min=LR_MIN),
-        validate_every="6steps",  # for the picture: accuracy inside the cycles, as in Figure 2
-    )
+    write_digits(output / "images", seed=seed)
+    runs = demo_runs(output, seed=seed, force=force)
     with computing("cpu") as context, _one_thread():
-        for title, options in (
-            (f"1. conventional SGD, stopped at {START_EPOCHS} of {BUDGET_EPOCHS} epochs", start),
-            (f"2. the control: the other {SWA_EPOCHS} epochs", sgd),
-            (f"3. SWA: {SWA_EPOCHS} cycles of one epoch instead", swa),
-        ):
-            notice(title)
+        for number, (title, options) in enumerate(runs, start=1):
+            notice(f"{number}. {title}")
             with watch_run(context) as listener:
                 finetune(options, context=context, listener=listener)
-        notice("4. average, recompute BatchNorm, evaluate")
-        return _finish(output, swa=swa, force=force, context=context)
+        notice(f"{len(runs) + 1}. average, recompute BatchNorm, evaluate")
+        return _finish(output, swa=runs[-1][1], force=force, context=context)
 
 
 @contextlib.contextmanager
@@ -169,7 +146,7 @@ def write_digits(folder: Path, *, seed: int) -> None:
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
     for position, number in enumerate(order):
-        split, other = ("train", "val") if position < N_TRAIN else ("val", "train")
+        split, other = ("train", "val") if position < setting.N_TRAIN else ("val", "train")
         name = f"{digits.target[number]}/{number:04d}.png"
         (folder / other / name).unlink(missing_ok=True)  # of an earlier demo with another seed
         path = folder / split / name
@@ -188,66 +165,80 @@ def _finish(
     from swa_tools.data import open_images
     from swa_tools.evaluation import EvaluationOptions, evaluate_checkpoints
     from swa_tools.records import append_records
-    from swa_tools.report import run_picture
     from swa_tools.run_directory import RunDirectory
     from swa_tools.selection import average_and_score
 
     images, run = output / "images", RunDirectory(swa.output)
     captures = find_checkpoints([swa.output])
-    train, val = open_images(images / "train"), open_images(images / "val")
     stale, average = output / "stale.safetensors", output / "average.safetensors"
     files = AverageOptions(force=force)
+    scoring = EvaluationOptions(workers=0, ensemble=True, allow_stale_bn=True)
     average_checkpoints(captures, stale, options=files)
-    scoring = EvaluationOptions(workers=0)
-    ready = average_and_score(
+    average_and_score(
         captures,
         average,
-        train=train,
-        val=val,
+        train=open_images(images / "train"),
+        val=None,
         average=files,
-        bn=BnOptions(workers=0, seed=swa.seed),
+        bn=BnOptions(workers=0),
         evaluation=scoring,
         context=context,
     )
     control = find_checkpoints([output / "sgd"])[-1]
-    others = evaluate_checkpoints(
-        [run.start, control, stale, average],
-        val,
-        options=dataclasses.replace(scoring, allow_stale_bn=True),
+    scores = evaluate_checkpoints(
+        [run.start, control, *captures, stale, average],
+        open_images(images / "val"),
+        options=scoring,
         context=context,
     )
-    members = evaluate_checkpoints(
-        captures, val, options=dataclasses.replace(scoring, ensemble=True), context=context
-    )
-    command = f"swa-tools demo --seed {swa.seed}"
-    records = [] if ready.scores is None else ready.scores.records(split="val", command=command)[:1]
-    append_records(run.results, records)
+    ready = [
+        record
+        for record in scores.records(split="val", command=f"swa-tools demo --seed {swa.seed}")
+        if record.checkpoint == average.name
+    ]
+    append_records(run.results, ready)
     picture = output / "accuracy.png"
-    save_picture(run_picture([*run.read_metrics(), *records]), picture, force=force)
+    _draw(output, picture, force=force)
+    rows = tuple(_rows(scores))
     return DemoResult(
-        rows=tuple(_rows(others, members)),
-        n_samples=len(val),
-        p_value=_p_value(others, average.name, control.name),
+        rows=rows,
+        comparisons=tuple(_comparisons(scores, rows)),
+        n_samples=scores.checkpoints[0].score.n_samples,
         picture=picture,
     )
 
 
-def _rows(others: "CheckpointScores", members: "CheckpointScores") -> Iterator[DemoRow]:
-    start, control, stale, average = (one.score for one in others.checkpoints)
-    yield DemoRow("start", START_EPOCHS, start.top1, start.nll)
-    yield DemoRow("conventional SGD", BUDGET_EPOCHS, control.top1, control.nll)
-    for number, capture in enumerate(members.checkpoints, start=1):
-        score = capture.score
-        yield DemoRow(f"minimum of cycle {number}", START_EPOCHS + number, score.top1, score.nll)
-    yield DemoRow("average, BatchNorm stale", BUDGET_EPOCHS, stale.top1, stale.nll)
-    yield DemoRow("average", BUDGET_EPOCHS, average.top1, average.nll)
-    ensemble = members.evaluation.ensemble
+def _draw(output: Path, picture: Path, *, force: bool) -> None:
+    from swa_tools.report.figures.demo import demo_curves, demo_picture
+    from swa_tools.run_directory import RunDirectory
+
+    start, sgd, swa = (RunDirectory(output / run).read_metrics() for run in RUNS)
+    curves = demo_curves(start, sgd, swa, start_epochs=setting.START_EPOCHS)
+    save_picture(demo_picture(curves), picture, force=force)
+
+
+def _rows(scores: "CheckpointScores") -> Iterator[DemoRow]:
+    start, control, *captures, stale, average = (one.score for one in scores.checkpoints)
+    yield DemoRow("start", setting.START_EPOCHS, start.top1, start.nll)
+    yield DemoRow(CONTROL, setting.BUDGET_EPOCHS, control.top1, control.nll)
+    for number, one in enumerate(captures, start=1):
+        yield DemoRow(f"{CAPTURE} {number}", setting.START_EPOCHS + number, one.top1, one.nll)
+    yield DemoRow("average, BatchNorm stale", setting.BUDGET_EPOCHS, stale.top1, stale.nll)
+    yield DemoRow("average", setting.BUDGET_EPOCHS, average.top1, average.nll)
+    ensemble = scores.evaluation.ensemble
     if ensemble is not None:
-        yield DemoRow("ensemble of the minima", BUDGET_EPOCHS, ensemble.top1, ensemble.nll)
+        yield DemoRow(
+            "ensemble of the captures", setting.BUDGET_EPOCHS, ensemble.top1, ensemble.nll
+        )
 
 
-def _p_value(scores: "CheckpointScores", first: str, second: str) -> float:
-    from swa_tools.evaluation import mcnemar
-
-    one, other = (scores.evaluation.is_correct(name) for name in (first, second))
-    return mcnemar(int((one & ~other).sum()), int((other & ~one).sum()))
+def _comparisons(scores: "CheckpointScores", rows: Sequence[DemoRow]) -> Iterator[DemoComparison]:
+    # The rows stand in the order of the checkpoints; the ensemble's comes after them.
+    names = [one.name for one in scores.checkpoints]
+    captures = [number for number, row in enumerate(rows) if row.name.startswith(CAPTURE)]
+    best = max(captures, key=lambda number: rows[number].top1)
+    average = names[-1]
+    for title, number in ((CONTROL, 1), ("last capture", captures[-1]), ("best capture", best)):
+        difference = rows[len(names) - 1].top1 - rows[number].top1
+        p_value = scores.evaluation.p_value(average, names[number])
+        yield DemoComparison(title, difference, p_value)

@@ -1,19 +1,23 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
-from swa_tools.cli import demo_job, run
+from swa_tools.checkpoints import read_metadata
+from swa_tools.cli import demo_job, demo_setting, run
 from swa_tools.records import read_records
 
 
 @pytest.fixture
 def short(monkeypatch):
     pytest.importorskip("sklearn")
-    monkeypatch.setattr(demo_job, "N_TRAIN", 200)
-    monkeypatch.setattr(demo_job, "START_EPOCHS", 1)
-    monkeypatch.setattr(demo_job, "BUDGET_EPOCHS", 3)
-    monkeypatch.setattr(demo_job, "SWA_EPOCHS", 2)
+    monkeypatch.setattr(demo_setting, "N_TRAIN", 200)
+    monkeypatch.setattr(demo_setting, "START_EPOCHS", 1)
+    monkeypatch.setattr(demo_setting, "BUDGET_EPOCHS", 3)
+    monkeypatch.setattr(demo_setting, "SWA_EPOCHS", 2)
+    monkeypatch.setattr(demo_setting, "VALIDATE_EPOCHS", 1)
+    monkeypatch.setattr(demo_setting, "SWA_EVERY", 1)
 
 
 def test_the_demo_scores_every_step_of_the_way(short, tmp_path, capsys):
@@ -24,11 +28,11 @@ def test_the_demo_scores_every_step_of_the_way(short, tmp_path, capsys):
     assert [row["name"] for row in document["rows"]] == [
         "start",
         "conventional SGD",
-        "minimum of cycle 1",
-        "minimum of cycle 2",
+        "capture 1",
+        "capture 2",
         "average, BatchNorm stale",
         "average",
-        "ensemble of the minima",
+        "ensemble of the captures",
     ]
     assert (output / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
@@ -40,15 +44,61 @@ def test_the_demo_scores_every_step_of_the_way(short, tmp_path, capsys):
     by_name = {row["name"]: row["top1"] for row in document["rows"]}
     average, start = top1([f"{output}/average.safetensors", f"{output}/swa/start.safetensors"])
     assert (average, start) == (by_name["average"], by_name["start"])
-    minima = [
+    captures = [
         record.top1
         for record in read_records(output / "swa" / "metrics.jsonl")
         if record.checkpoint and record.checkpoint.startswith("cycle-")
     ]
-    assert minima == [by_name["minimum of cycle 1"], by_name["minimum of cycle 2"]]
+    assert captures == [by_name["capture 1"], by_name["capture 2"]]
+    differences = {one["name"]: one["difference"] for one in document["comparisons"]}
+    assert differences == {
+        "conventional SGD": average - by_name["conventional SGD"],
+        "last capture": average - captures[-1],
+        "best capture": average - max(captures),
+    }
     # A folder that holds something is not overwritten.
     assert run(["demo", "-o", str(output)]) == 1
     assert "--force" in capsys.readouterr().err
+
+
+def test_batchnorm_is_recomputed_on_the_view_of_the_training(short, tmp_path):
+    demo_job.run_demo(tmp_path / "demo")
+    metadata = read_metadata(tmp_path / "demo" / "average.safetensors")
+    assert metadata.bn.view == metadata.view
+    assert metadata.bn.view.min_area == demo_setting.MIN_CROP_AREA
+
+
+def result_of(*, control, last, p_value):
+    top1 = {"start": 90.0, "conventional SGD": control, "capture 1": last, "average": 95.0}
+    rows = tuple(demo_job.DemoRow(name, 10, value, 0.5) for name, value in top1.items())
+    compared = (("conventional SGD", control), ("last capture", last))
+    return demo_job.DemoResult(
+        rows=rows,
+        comparisons=tuple(
+            demo_job.DemoComparison(name, 95.0 - value, p_value) for name, value in compared
+        ),
+        n_samples=1000,
+        picture=Path("accuracy.png"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("control", "p_value", "expected"),
+    [
+        (93.0, 0.01, "better: +2.00 points (p = 0.01) against conventional SGD with the same 10"),
+        (97.0, 0.01, "WORSE: -2.00 points (p = 0.01) against conventional SGD with the same 10"),
+        (94.5, 0.3, "no difference beyond noise: +0.50 points (p = 0.3) against conventional SGD"),
+        (95.0, 1.0, "no difference beyond noise: +0.00 points (p = 1) against conventional SGD"),
+    ],
+)
+def test_the_verdict_says_what_came_out(monkeypatch, capsys, tmp_path, control, p_value, expected):
+    result = result_of(control=control, last=80.0, p_value=p_value)
+    monkeypatch.setattr(demo_job, "run_demo", lambda *_, **__: result)
+    assert run(["demo", "-o", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    assert expected in out
+    assert "+15.00 points" in out
+    assert "against last capture" in out
 
 
 def test_a_missing_scikit_learn_is_one_line(tmp_path, capsys, monkeypatch):

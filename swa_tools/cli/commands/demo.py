@@ -1,6 +1,7 @@
 """`swa-tools demo`."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,10 @@ from swa_tools.cli.output import notice, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
 
 if TYPE_CHECKING:
-    from swa_tools.cli.demo_job import DemoResult, DemoRow
+    from swa_tools.cli.demo_job import DemoComparison, DemoResult, DemoRow
+
+LEVEL = 0.05
+"""Largest p-value of a difference that is told as one."""
 
 
 @click.command(epilog="\b\nExample:\n  swa-tools demo -o swa-demo")
@@ -40,24 +44,44 @@ def command(*, output: Path, seed: int, force: bool, as_json: bool) -> None:
     if as_json:
         print_json({**dataclasses.asdict(result), "picture": str(result.picture)})
         return
-    print_table(["weights", "epochs", "top-1 %", "nll"], [_cells(row) for row in result.rows])
-    click.echo(_verdict(result))
+    _print(result)
     notice(f"picture: {result.picture}; the runs: {output}/start, {output}/sgd, {output}/swa")
 
 
-def _cells(row: "DemoRow") -> list[str]:
-    return [row.name, f"{row.epochs:g}", f"{row.top1:.2f}", f"{row.nll:.4f}"]
-
-
-def _verdict(result: "DemoResult") -> str:
-    """Say in a sentence what came out, whichever way it went."""
-    average, control = result.row("average"), result.row("conventional SGD")
-    difference = round(average.top1 - control.top1, 2)
-    if difference == 0:
-        compared = "as good as"
-    else:
-        compared = f"{abs(difference):.2f} points {'better' if difference > 0 else 'WORSE'} than"
-    return (
-        f"The average is {compared} conventional SGD with the same {average.epochs:g} epochs, on"
-        f" {result.n_samples:,} images (one seed; p = {result.p_value:.2g}, McNemar)."
+def _print(result: "DemoResult") -> None:
+    captures = result.captures
+    best = max(captures, key=lambda row: row.top1)
+    lines = [("last capture", captures[-1]), ("best capture", best)]
+    others = [(row.name, row) for row in result.rows if row not in captures]
+    print_table(
+        ["weights", "epochs", "top-1 %", "95 %", "nll"],
+        [_cells(name, row, result.n_samples) for name, row in [*others[:2], *lines, *others[2:]]],
+        caption=f"{result.n_samples:,} images of val; {len(captures)} captures",
     )
+    for line in _verdict(result):
+        click.echo(line)
+
+
+def _cells(name: str, row: "DemoRow", n_samples: int) -> list[str]:
+    from swa_tools.statistics import wilson_interval
+
+    low, high = wilson_interval(row.top1 / 100 * n_samples, n_samples)
+    return [name, f"{row.epochs:g}", f"{row.top1:.2f}", f"{low:.1f} – {high:.1f}", f"{row.nll:.4f}"]
+
+
+def _verdict(result: "DemoResult") -> Iterator[str]:
+    """Say what came out, whichever way it went."""
+    yield "The average (one seed; p of McNemar's test on the same images):"
+    epochs = result.row("average").epochs
+    for one in result.comparisons:
+        name = one.name
+        if name == "conventional SGD":
+            name += f" with the same {epochs:g} epochs"
+        yield f"  {_difference(one)} (p = {one.p_value:.2g}) against {name}"
+
+
+def _difference(one: "DemoComparison") -> str:
+    points = f"{one.difference:+.2f} points"
+    if one.p_value >= LEVEL:
+        return f"no difference beyond noise: {points}"
+    return f"{'better' if one.difference > 0 else 'WORSE'}: {points}"
