@@ -170,7 +170,7 @@ def _scale(axes: "Axes", curves: DemoCurves) -> None:
         high = max(_interval(value, curves.n_samples)[1] for value in later)
     axes.set_yscale("function", functions=(_stretched, lambda height: 100 - 10**-height))
     # Room below the lowest capture, for their name.
-    axes.set_ylim(100 - 1.3 * (100 - low), min(high, 100 - LEAST_ERROR))
+    axes.set_ylim(100 - 1.45 * (100 - low), min(high, 100 - LEAST_ERROR))
     ticks = (0, 50, *range(60, 90, 10), 85, 90, 92, 94, 95, 96, 97, 98, 99, 99.5)
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
