@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swa_tools.training.loop import finetune
-    from swa_tools.training.optimizer_options import OptimizerOptions
-    from swa_tools.training.options import FinetuneOptions
+    from swa_tools.training.options import FinetuneOptions, OptimizerOptions
     from swa_tools.training.progress import FinetuneResult
     from swa_tools.training.schedule_options import ScheduleOptions
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from swa_tools.errors import TrainingError
-from swa_tools.training.optimizer_options import OptimizerOptions
+from swa_tools.training.options import OptimizerOptions
 from swa_tools.training.schedules import Schedule
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from swa_tools.data.options import ImageSource, PassOptions
 from swa_tools.options import (
@@ -17,7 +17,6 @@ from swa_tools.options import (
     option,
     values_of,
 )
-from swa_tools.training.optimizer_options import OptimizerOptions
 from swa_tools.training.schedule_options import ScheduleOptions
 
 
@@ -33,6 +32,33 @@ def parse_kept(text: str) -> int | None:
     if not text.isdecimal():
         raise ValueError(f"expected all, none or a number, found {text!r}")
     return int(text)
+
+
+_UPDATE: dict[str, Any] = {"section": "Optimizer", "affects": "numbers"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerOptions:
+    """The update. The momentum buffer of SGD is not reset when the learning rate jumps."""
+
+    optimizer: Literal["sgd", "adamw"] = option("sgd", help="The paper's is sgd.", **_UPDATE)
+    momentum: float = option(
+        0.9,
+        help="As the SWAG authors' ImageNet script; the paper does not say.",
+        bounds=SHARE,
+        **_UPDATE,
+    )
+    nesterov: bool = option(False, help="Nesterov momentum.", **_UPDATE)
+    weight_decay: float = option(
+        1e-4,
+        help="As the SWAG authors' ImageNet script; the paper does not say.",
+        bounds=NOT_NEGATIVE,
+        **_UPDATE,
+    )
+    no_decay_norm_bias: bool = option(False, help="No weight decay on norms and biases.", **_UPDATE)
+    clip_grad: float | None = option(
+        None, help="Largest norm of the gradients.", bounds=POSITIVE, **_UPDATE
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

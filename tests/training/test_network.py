@@ -8,7 +8,7 @@ from torch import nn
 from swa_tools.errors import ModelError
 from swa_tools.training.network import Stepper, step_seed
 from swa_tools.training.optimizer import build_optimizer
-from swa_tools.training.optimizer_options import OptimizerOptions
+from swa_tools.training.options import OptimizerOptions
 
 
 def make_network(*, dropout=0.0):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from swa_tools.training.optimizer import ScheduleLR, build_optimizer, load_optimizer
-from swa_tools.training.optimizer_options import OptimizerOptions
+from swa_tools.training.options import OptimizerOptions
 from swa_tools.training.schedule_options import ScheduleOptions, build_schedule
 from swa_tools.training.schedules import SCHEDULES, Sawtooth
 

@@ -5,10 +5,9 @@ import pytest
 from swa_tools.distributed import single_process
 from swa_tools.errors import TrainingError
 from swa_tools.training.description import Caller
-from swa_tools.training.intervals import Interval, parse_interval
 from swa_tools.training.loop import finetune
-from swa_tools.training.optimizer_options import OptimizerOptions
-from swa_tools.training.plan import plan_run
+from swa_tools.training.options import OptimizerOptions
+from swa_tools.training.plan import Interval, parse_interval, plan_run
 from swa_tools.training.preparation import preview
 from swa_tools.training.schedule_options import ScheduleOptions
 

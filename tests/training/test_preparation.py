@@ -19,7 +19,7 @@ from swa_tools.models import create_model, load_state_dict, save_state_dict
 from swa_tools.records import read_records
 from swa_tools.training.description import Caller
 from swa_tools.training.loop import finetune
-from swa_tools.training.optimizer_options import OptimizerOptions
+from swa_tools.training.options import OptimizerOptions
 from swa_tools.training.preparation import open_run, preview
 from swa_tools.training.progress import Listener
 from swa_tools.training.resume import load_resume_point

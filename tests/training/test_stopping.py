@@ -11,7 +11,7 @@ from swa_tools.records import read_records
 from swa_tools.training.interrupts import stop_signals
 from swa_tools.training.loop import finetune
 from swa_tools.training.network import Stepper
-from swa_tools.training.optimizer_options import OptimizerOptions
+from swa_tools.training.options import OptimizerOptions
 from swa_tools.training.progress import Listener
 from swa_tools.training.resume import load_resume_point
 from swa_tools.training.schedule_options import ScheduleOptions
