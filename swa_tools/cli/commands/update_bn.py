@@ -84,5 +84,5 @@ def _print(recomputation: "Recomputation", output: Path, *, as_json: bool) -> No
         crops = "as in evaluation" if view.crop == "evaluation" else f"random crops, {view.size} px"
         click.echo(
             f"{output}: {report.n_layers} BatchNorm layers, measured on {report.n_samples:,}"
-            f" images ({crops}) in {report.n_batches:,} batches"
+            f" images ({crops}) in {report.n_batches:,} batch{'es'[: 2 * (report.n_batches != 1)]}"
         )
