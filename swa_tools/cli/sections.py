@@ -19,10 +19,11 @@ class SectionedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, heading by heading."""
+        # Several options may set one parameter; those that are hidden have no record.
         records = {
-            one.name: one.get_help_record(ctx)
+            one.name: record
             for one in self.get_params(ctx)
-            if isinstance(one, click.Option)
+            if isinstance(one, click.Option) and (record := one.get_help_record(ctx)) is not None
         }
         grouped = {
             heading: [records.pop(name) for name in names]
@@ -31,4 +32,4 @@ class SectionedCommand(click.Command):
         grouped["Other options"] = list(records.values())
         for heading, found in grouped.items():
             with formatter.section(heading):
-                formatter.write_dl([record for record in found if record is not None])
+                formatter.write_dl(found)

@@ -38,6 +38,16 @@ def test_help_of_every_command_ends_with_an_example_of_it(name, capsys):
     assert any(line.startswith(f"swa-tools {name}") for line in lines)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_every_option_that_is_not_hidden(name, capsys):
+    assert run([name, "--help"]) == 0
+    words = set(capsys.readouterr().out.replace(",", " ").split())
+    command = group.get_command(click.Context(group), name)
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            assert option.opts[-1] in words, option.opts
+
+
 def test_help_of_all_commands_loads_no_heavy_library():
     script = textwrap.dedent(f"""
         import sys
