@@ -101,7 +101,7 @@ def test_rows_of_a_phone_have_no_empty_lines(browser, full_page):
     browser.open(full_page, width=380)
     heights = browser.evaluate("""
         [...document.querySelectorAll('.scroll td')].filter(e => e.checkVisibility())
-            .map(e => e.getClientRects()[0].height - e.parentElement.firstChild.clientHeight)
+            .map(e => e.getClientRects()[0].height - e.parentElement.firstElementChild.clientHeight)
     """)
     assert heights
     assert max(heights) <= 2
