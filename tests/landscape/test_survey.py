@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from swa_tools.errors import OutputError
 from swa_tools.landscape import geometry
@@ -190,7 +191,12 @@ def test_points_spread_over_ranks(captures, survey, on_ranks, image_folder, tmp_
     monkeypatch.setenv("SWA_TOOLS_TEST_JOB", str(tmp_path / "job.json"))
     assert on_ranks(plane_on_a_rank) == [4, 3]
     alone = survey(output="alone.npz")
-    measure_plane(captures[:3], alone, options=SMALL)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the ranks: other numbers of threads round otherwise
+    try:
+        measure_plane(captures[:3], alone, options=SMALL)
+    finally:
+        torch.set_num_threads(n_threads)
     ranks, one = arrays(tmp_path / "ranks.npz"), arrays(alone.output)
     for name, array in one.items():
-        np.testing.assert_allclose(ranks[name], array, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(ranks[name], array, rtol=1e-6, err_msg=name)
