@@ -12,7 +12,14 @@ from swa_tools.averaging.kernel import iterate_average, run_average
 from swa_tools.averaging.plan import AveragePlan, TensorPlan, plan_average
 from swa_tools.averaging.running_mean import RunningMean, iterate_running
 from swa_tools.averaging.same_weights import Duplicate, find_duplicates
-from swa_tools.averaging.weighting import Ema, Interpolate, Uniform, Weighting, Weights
+from swa_tools.averaging.weighting import (
+    Ema,
+    Interpolate,
+    Uniform,
+    Weighting,
+    WeightingOptions,
+    Weights,
+)
 
 __all__ = [
     "AverageOptions",
@@ -26,6 +33,7 @@ __all__ = [
     "TensorPlan",
     "Uniform",
     "Weighting",
+    "WeightingOptions",
     "Weights",
     "average_checkpoints",
     "describe",

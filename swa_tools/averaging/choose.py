@@ -9,31 +9,45 @@ from pathlib import Path
 
 from swa_tools.checkpoints import open_checkpoint
 from swa_tools.errors import CheckpointError, SwaToolsError
+from swa_tools.options import COUNT, option
 from swa_tools.run_directory import run_of_capture
 from swa_tools.run_files import METRICS
 
 SUMMARY_FILE = "summary.csv"
+SECTION = "Which checkpoints"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which of a list of checkpoints to take; what is None does not restrict.
 
-    Attributes:
-        every: Every n-th, counted from the last, which is always taken. Applied first.
-        first: That many from the beginning.
-        last: That many from the end.
-        top: The n best by `metric`, in their order. Ties go to the later checkpoint. Applied last.
-        metric: The metric's name, such as `top1`, `nll`, `eval_top1`, `metric`.
-        lowest: Whether lower values of the metric are better.
+    `every` is applied first, `top` last: what is taken stays in its order, and ties go to the later
+    checkpoint.
     """
 
-    every: int | None = None
-    first: int | None = None
-    last: int | None = None
-    top: int | None = None
-    metric: str | None = None
-    lowest: bool = False
+    every: int | None = option(
+        None,
+        help="Take every N-th, counted from the last.",
+        section=SECTION,
+        metavar="N",
+        bounds=COUNT,
+    )
+    first: int | None = option(
+        None, help="Take the first N.", section=SECTION, metavar="N", bounds=COUNT
+    )
+    last: int | None = option(
+        None, help="Take the last N.", section=SECTION, metavar="N", bounds=COUNT
+    )
+    top: int | None = option(
+        None, help="Take the N best by --metric.", section=SECTION, metavar="N", bounds=COUNT
+    )
+    metric: str | None = option(
+        None,
+        help="top1, nll, eval_top1, … as its trainer wrote it.",
+        section=SECTION,
+        metavar="NAME",
+    )
+    lowest: bool = option(False, help="Low values of the metric are good.", section=SECTION)
 
 
 def select(paths: Sequence[Path], selection: Selection, *, entry: str | None = None) -> list[Path]:

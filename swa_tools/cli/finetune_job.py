@@ -108,12 +108,11 @@ def _average(
         directory.average,
         train=open_split("train", options),
         val=open_split("val", options) if has_split("val", options) else None,
-        average=AverageOptions(force=True),
+        average=AverageOptions(force=True, include_init=options.include_init),
         bn=BnOptions.as_in(options),
         # What fits into memory with gradients fits without.
         evaluation=EvaluationOptions.as_in(options, batch_size=max(64, batch_size)),
         context=context,
         command_line=command_line(),
         as_json=as_json,
-        include_init=options.include_init,
     )

@@ -15,7 +15,7 @@ from swa_tools.cli.output import notice, print_json, print_table, progress
 from swa_tools.cli.results import recording
 
 if TYPE_CHECKING:
-    from swa_tools.averaging import AverageOptions, Weighting
+    from swa_tools.averaging import AverageOptions
     from swa_tools.batchnorm import BnOptions
     from swa_tools.data import ImageSet
     from swa_tools.distributed import Distributed
@@ -38,8 +38,6 @@ def average_recompute_evaluate(
     command_line: str,
     as_json: bool,
     results: Path | None = None,
-    weighting: "Weighting | None" = None,
-    include_init: bool = False,
 ) -> None:
     """Do the whole job over checkpoints, record the scores and print them.
 
@@ -55,8 +53,6 @@ def average_recompute_evaluate(
         command_line: How to obtain the scores again.
         as_json: Whether to print one JSON document.
         results: Where the record goes; None: to the run that all checkpoints come from, if any.
-        weighting: As in `average_checkpoints`.
-        include_init: The same.
     """
     from swa_tools.run_directory import common_run
     from swa_tools.selection import average_and_score
@@ -69,8 +65,6 @@ def average_recompute_evaluate(
         train=train,
         val=val,
         reference=_reference(paths, minima),
-        weighting=weighting,
-        include_init=include_init,
         average=average,
         bn=bn,
         evaluation=evaluation,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from swa_tools.averaging import AverageOptions, AverageResult, Weighting, average_checkpoints
+from swa_tools.averaging import AverageOptions, AverageResult, average_checkpoints
 from swa_tools.batchnorm import BnOptions, Recomputation, update_checkpoint
 from swa_tools.checkpoints import check_output
 from swa_tools.data import ImageSet
@@ -84,8 +84,6 @@ def average_and_score(
     train: ImageSet,
     val: ImageSet | None,
     reference: Path | None = None,
-    weighting: Weighting | None = None,
-    include_init: bool = False,
     average: AverageOptions,
     bn: BnOptions,
     evaluation: EvaluationOptions,
@@ -105,9 +103,7 @@ def average_and_score(
         val: Images to score on; None to score nothing.
         reference: A checkpoint to score in the same pass, for comparison; left out where
             `evaluation` names an entry.
-        weighting: As in `average_checkpoints`.
-        include_init: The same.
-        average: Its options.
+        average: How the checkpoints are averaged.
         bn: How the statistics are measured.
         evaluation: How the average is scored, and which model it belongs to where the checkpoints
             do not say it.
@@ -123,9 +119,7 @@ def average_and_score(
     with shared_folder(output.parent, context) as folder:
         stale = folder / f"stale-{output.name}"
         if context.is_main:
-            result = average_checkpoints(
-                paths, stale, weighting=weighting, include_init=include_init, options=average
-            )
+            result = average_checkpoints(paths, stale, options=average)
         context.barrier()
         with watch("recomputing BatchNorm", min(bn.n_samples or len(train), len(train))) as done:
             recomputation = update_checkpoint(

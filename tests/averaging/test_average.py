@@ -243,7 +243,8 @@ class TestMetadata:
     def test_sources_are_named_with_their_weights_and_digests(self, checkpoints, states, tmp_path):
         paths = checkpoints(*states(3), metadata=TRAINED)
         output = tmp_path / "out.safetensors"
-        average_checkpoints(paths, output, weighting=Weights((1, 1, 2)), include_init=True)
+        options = AverageOptions(weighting=Weights((1, 1, 2)), include_init=True)
+        average_checkpoints(paths, output, options=options)
         metadata = read_metadata(output)
         assert metadata.kind == "average"
         assert metadata.model == MODEL
@@ -271,7 +272,8 @@ class TestMetadata:
     )
     def test_the_weighting_is_named(self, checkpoints, states, tmp_path, weighting, name):
         output = tmp_path / "out.safetensors"
-        average_checkpoints(checkpoints(*states(2)), output, weighting=weighting)
+        options = AverageOptions(weighting=weighting)
+        average_checkpoints(checkpoints(*states(2)), output, options=options)
         average = read_metadata(output).average
         assert average.weighting == name
         assert sum(source.weight for source in average.sources) == pytest.approx(1)

@@ -168,7 +168,8 @@ def test_weighted_average_is_the_weighted_float64_sum(tmp_path_factory, dtype, f
     for k, array in enumerate(arrays):
         write_checkpoint(folder / f"{k}.safetensors", {"w": array}, None)
     paths = [folder / f"{k}.safetensors" for k in range(len(factors))]
-    average_checkpoints(paths, folder / "out.safetensors", weighting=Weights(factors))
+    options = AverageOptions(weighting=Weights(factors))
+    average_checkpoints(paths, folder / "out.safetensors", options=options)
     with open_checkpoint(folder / "out.safetensors") as checkpoint:
         assert checkpoint.read_bytes("w") == expected(arrays, dtype, factors)
 
