@@ -20,28 +20,3 @@ from swa_tools.averaging.weighting import (
     WeightingOptions,
     Weights,
 )
-
-__all__ = [
-    "AverageOptions",
-    "AveragePlan",
-    "AverageResult",
-    "Duplicate",
-    "Ema",
-    "Interpolate",
-    "RunningMean",
-    "Selection",
-    "TensorPlan",
-    "Uniform",
-    "Weighting",
-    "WeightingOptions",
-    "Weights",
-    "average_checkpoints",
-    "describe",
-    "find_duplicates",
-    "iterate_average",
-    "iterate_running",
-    "open_all",
-    "plan_average",
-    "run_average",
-    "select",
-]

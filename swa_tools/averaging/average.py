@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from swa_tools.averaging.choose import SECTION
@@ -23,6 +23,7 @@ from swa_tools.checkpoints import (
 )
 from swa_tools.checkpoints.metadata import Kind
 from swa_tools.errors import OutputError
+from swa_tools.listening import Advance, unheard
 from swa_tools.options import option
 
 
@@ -56,7 +57,7 @@ class AverageOptions:
         entry: Which weights to take from pickled files that hold several.
         force: Whether an existing output may be replaced.
         n_threads: How many threads work; by default one per core, up to 8.
-        on_bytes: Called with the number of bytes read since its last call, for progress.
+        advance: Called with the number of bytes read since its last call, for progress.
     """
 
     weighting: Weighting = dataclasses.field(default_factory=Uniform)
@@ -70,7 +71,7 @@ class AverageOptions:
     entry: str | None = None
     force: bool = False
     n_threads: int | None = None
-    on_bytes: Callable[[int], None] | None = None
+    advance: Advance = unheard
 
 
 def average_checkpoints(
@@ -125,7 +126,7 @@ def _write(
             plan,
             write,
             allow_nonfinite=options.allow_nonfinite,
-            on_bytes=options.on_bytes,
+            advance=options.advance,
             n_threads=options.n_threads,
         )
         metadata = with_digests(metadata, digests.sources)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
     from swa_tools.training import FinetuneResult
     from swa_tools.training.plan import RunPlan
-    from swa_tools.training.progress import Listener
+    from swa_tools.training.progress import RunListener
 
 EXIT_ERROR = 1
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
@@ -67,7 +67,7 @@ def run_job(options: FinetuneOptions, job: JobOptions) -> int:
 @contextlib.contextmanager
 def _watching(
     options: FinetuneOptions, job: JobOptions, context: "Distributed"
-) -> Iterator["Listener"]:
+) -> Iterator["RunListener"]:
     """Show a run, log its scalars and draw its schedule, on rank 0."""
     from swa_tools.run_directory import RunDirectory
 
@@ -82,7 +82,7 @@ def _watching(
         yield listener
 
 
-def _drawing(listener: "Listener", path: Path, *, force: bool) -> "Listener":
+def _drawing(listener: "RunListener", path: Path, *, force: bool) -> "RunListener":
     def on_plan(plan: "RunPlan") -> None:
         save_picture(schedule_picture(plan), path, force=force)
         listener.on_plan(plan)

@@ -1,6 +1,5 @@
 """What `plane`, `ray` and `segment` share: options, the survey, and drawing again."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import options_of
 from swa_tools.cli.options import old_view_flags
-from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
+from swa_tools.cli.output import command_line, listening, notice, print_json, print_table
 from swa_tools.cli.pictures import DrawingOptions, save_picture
 from swa_tools.data.options import ImageSource
 from swa_tools.errors import SwaToolsError
@@ -56,7 +55,7 @@ def measure_and_draw(
     check_plots(drawing)
     if drawing.output is not None:
         options = _with_decay(options, paths)
-        if not _measure(source, options, drawing, kind=kind, measure=measure):
+        if not _measure(source, options, drawing, measure=measure):
             return
     present(read_kind(drawing.numbers, kind), drawing, draw=draw)
 
@@ -110,18 +109,13 @@ def _measure(
     options: SurfaceOptions,
     drawing: DrawingOptions,
     *,
-    kind: str,
     measure: "Callable[[Survey], None]",
 ) -> bool:
     """Write the numbers; return whether this is the process that draws them."""
     from swa_tools.data import open_split
-    from swa_tools.landscape.survey import Survey, SurveyListener
+    from swa_tools.landscape.survey import Survey
 
-    with computing(options.device) as context, contextlib.ExitStack() as stack:
-
-        def start(n_images: int) -> Callable[[int], None]:
-            return stack.enter_context(progress(kind, n_images, unit="images"))
-
+    with computing(options.device) as context:
         measure(
             Survey(
                 output=drawing.numbers,
@@ -129,7 +123,7 @@ def _measure(
                 val=open_split("val", source),
                 options=options,
                 context=context,
-                listener=SurveyListener(on_start=start, on_notice=notice),
+                listener=listening(context),
                 command=command_line(),
                 force=drawing.force,
             )

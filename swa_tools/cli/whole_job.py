@@ -1,17 +1,15 @@
 """`average --data` and `finetune --then-average`: average, recompute BatchNorm, evaluate."""
 
-import contextlib
 import dataclasses
-import functools
 import math
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.output import notice, print_json, print_table, progress
+from swa_tools.cli.output import listening, notice, print_json, print_table
 from swa_tools.cli.results import recording
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ def average_recompute_evaluate(
         bn=bn,
         evaluation=evaluation,
         context=context,
-        watch=functools.partial(rank_progress, context),
+        listener=listening(context),
     )
     if not context.is_main:
         return
@@ -90,18 +88,6 @@ def average_recompute_evaluate(
             _print(scored, record, run=run)
         for line in verdicts(scored, paths, minima, run=run):
             notice(line)
-
-
-@contextlib.contextmanager
-def rank_progress(
-    context: "Distributed", stage: str, n_images: int
-) -> Iterator[Callable[[int], None]]:
-    """Show on rank 0 how far its share of the images is; the other ranks say nothing."""
-    if not context.is_main:
-        yield lambda _: None
-        return
-    with progress(stage, n_images // context.world_size, unit="images") as advance:
-        yield advance
 
 
 def _reference(paths: Sequence[Path], minima: "Sequence[Record]") -> Path | None:

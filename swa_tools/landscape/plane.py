@@ -66,8 +66,9 @@ def measure_plane(
         }
         surface = survey.open_surface(corners[0])
         scores = survey.score(
+            "plane",
             _points(plane, own, x, y),
-            surface,
+            surface=surface,
             decayed=survey.decayed(own[0], plane.names),
             # Not the coordinates: their last bits depend on the threads that add up.
             task={"plane": described, **dataclasses.asdict(options)},

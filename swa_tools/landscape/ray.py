@@ -75,8 +75,9 @@ def measure_rays(
         named = describe_checkpoints(checkpoints)
         surface = survey.open_surface(paths[0])
         scores = survey.score(
+            "rays",
             list(_points(checkpoints, directions, t, n_rays=options.n_rays)),
-            surface,
+            surface=surface,
             decayed=survey.decayed(checkpoints[0], names),
             # Not the number of rays: the next try may ask for more. And not the positions: their
             # last bits depend on the threads that add up.

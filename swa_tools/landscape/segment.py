@@ -70,8 +70,9 @@ def measure_segment(
         named = describe_checkpoints(checkpoints)
         surface = survey.open_surface(swa)
         scores = survey.score(
+            "segment",
             list(_points(checkpoints, names, t)),
-            surface,
+            surface=surface,
             decayed=survey.decayed(checkpoints[0], names),
             task={"segment": named, "t": t.tolist()},
         )

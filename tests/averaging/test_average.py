@@ -202,7 +202,7 @@ class TestOutput:
         paths = [tmp_path / f"{k}.pth" for k in range(2)]
         for k, path in enumerate(paths):
             torch.save({"w": torch.full((300_000,), float(k))}, path)
-        options = AverageOptions(n_threads=1, on_bytes=lambda _: os.truncate(paths[1], 1000))
+        options = AverageOptions(n_threads=1, advance=lambda _: os.truncate(paths[1], 1000))
         with pytest.raises(CheckpointError, match="1.pth: it changed while it was read"):
             average_checkpoints(paths, tmp_path / "out.safetensors", options=options)
         assert sorted(tmp_path.iterdir()) == paths

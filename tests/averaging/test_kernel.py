@@ -342,7 +342,7 @@ def test_iterating_gives_the_arrays_of_the_file(checkpoints, average, states):
 def test_progress_counts_every_byte_once(checkpoints, tmp_path):
     paths = checkpoints(*({"w": np.ones(200_000), "n": np.array(1)} for _ in range(3)))
     counted = []
-    options = AverageOptions(on_bytes=counted.append)
+    options = AverageOptions(advance=counted.append)
     result = average_checkpoints(paths, tmp_path / "out.safetensors", options=options)
     assert sum(counted) == result.bytes_read == 3 * (200_000 * 8 + 8)
 

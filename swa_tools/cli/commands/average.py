@@ -121,7 +121,7 @@ def _options(given: dict[str, Any]) -> AverageOptions:
 def _average(paths: list[Path], output: str, options: AverageOptions, *, as_json: bool) -> None:
     n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     with progress("averaging", n_bytes or None, unit="bytes") as advance:
-        options = dataclasses.replace(options, on_bytes=advance)
+        options = dataclasses.replace(options, advance=advance)
         result = average_checkpoints(paths, output, options=options)
     _print_result(result, as_json=as_json)
 
