@@ -1,14 +1,14 @@
 """What `plane`, `ray` and `segment` share: options, the survey, and drawing again."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from swa_tools.cli.computing import computing
-from swa_tools.cli.declared import options_of
+from swa_tools.cli.declared import Decorator, options_of, taken
 from swa_tools.cli.options import old_view_flags
 from swa_tools.cli.output import command_line, listening, notice, print_json, print_table
 from swa_tools.cli.pictures import DrawingOptions, save_picture
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     from swa_tools.report import Picture
 
 
-def surface_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a command that measures a surface and draws it."""
-    return options_of(ImageSource, SurfaceOptions, DrawingOptions)(old_view_flags(function))
+def surface_options(points: type) -> Decorator:
+    """Return what adds the options of a command that measures a surface and draws it.
+
+    Args:
+        points: The dataclass that declares which points.
+    """
+    options = options_of(points, ImageSource, SurfaceOptions, DrawingOptions)
+    return lambda function: options(old_view_flags(function))
 
 
 def measure_and_draw(
-    drawing: DrawingOptions,
-    source: ImageSource,
-    options: SurfaceOptions,
+    given: Mapping[str, Any],
     *,
     kind: str,
     paths: Sequence[Path],
@@ -40,21 +43,20 @@ def measure_and_draw(
     """Measure unless `--from` says what to draw; draw the pictures and show the numbers.
 
     Args:
-        drawing: Where the numbers go, and the pictures.
-        source: Where the images lie.
-        options: How points are scored.
+        given: All parameters of the command.
         kind: Of the numbers.
         paths: The checkpoints; the first one's run tells the weight decay.
         measure: Writes the survey's output.
         draw: Makes the picture.
     """
+    drawing, source = taken(DrawingOptions, given), taken(ImageSource, given)
     if (drawing.source is None) == (drawing.output is None):
         raise click.UsageError("Give -o FILE.npz to measure, or --from FILE.npz to draw again.")
     if drawing.source is not None and paths:
         raise click.UsageError("--from draws again: leave out checkpoints.")
     check_plots(drawing)
     if drawing.output is not None:
-        options = _with_decay(options, paths)
+        options = _with_decay(taken(SurfaceOptions, given), paths)
         if not _measure(source, options, drawing, measure=measure):
             return
     present(read_kind(drawing.numbers, kind), drawing, draw=draw)
