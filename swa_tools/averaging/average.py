@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from swa_tools.averaging.choose import SECTION
 from swa_tools.averaging.describe import describe, with_digests
 from swa_tools.averaging.folder import model_config, model_folder
 from swa_tools.averaging.kernel import run_average
@@ -62,7 +61,7 @@ class AverageOptions:
 
     weighting: Weighting = dataclasses.field(default_factory=Uniform)
     include_init: bool = option(
-        False, help="Count the run's starting point once, too.", section=SECTION
+        False, help="Count the run's starting point once, too.", section="Which checkpoints"
     )
     dtype: str | None = option(
         None, help="Write this dtype: F32, BF16, F16, …", section="How", metavar="DTYPE"

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from swa_tools.checkpoints import open_checkpoint
 from swa_tools.errors import CheckpointError, SwaToolsError
@@ -14,7 +15,8 @@ from swa_tools.run_directory import run_of_capture
 from swa_tools.run_files import METRICS
 
 SUMMARY_FILE = "summary.csv"
-SECTION = "Which checkpoints"
+_WHICH: dict[str, Any] = {"section": "Which checkpoints"}
+_N: dict[str, Any] = {**_WHICH, "metavar": "N", "bounds": COUNT}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,29 +27,17 @@ class Selection:
     checkpoint.
     """
 
-    every: int | None = option(
-        None,
-        help="Take every N-th, counted from the last.",
-        section=SECTION,
-        metavar="N",
-        bounds=COUNT,
-    )
-    first: int | None = option(
-        None, help="Take the first N.", section=SECTION, metavar="N", bounds=COUNT
-    )
-    last: int | None = option(
-        None, help="Take the last N.", section=SECTION, metavar="N", bounds=COUNT
-    )
-    top: int | None = option(
-        None, help="Take the N best by --metric.", section=SECTION, metavar="N", bounds=COUNT
-    )
+    every: int | None = option(None, help="Take every N-th, counted from the last.", **_N)
+    first: int | None = option(None, help="Take the first N.", **_N)
+    last: int | None = option(None, help="Take the last N.", **_N)
+    top: int | None = option(None, help="Take the N best by --metric.", **_N)
     metric: str | None = option(
         None,
         help="top1, nll, eval_top1, … as its trainer wrote it.",
-        section=SECTION,
+        **_WHICH,
         metavar="NAME",
     )
-    lowest: bool = option(False, help="Low values of the metric are good.", section=SECTION)
+    lowest: bool = option(False, help="Low values of the metric are good.", **_WHICH)
 
 
 def select(paths: Sequence[Path], selection: Selection, *, entry: str | None = None) -> list[Path]:
