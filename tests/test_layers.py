@@ -13,7 +13,8 @@ PACKAGE = Path(swa_tools.__file__).parent
 FOUNDATION = frozenset(
     {
         *("errors", "options", "statistics", "json_documents", "records", "measurements"),
-        *("run_files", "run_directory", "checkpoints", "distributed", "models", "data"),
+        *("lazy_names", "listening", "run_files", "run_directory", "checkpoints", "distributed"),
+        *("models", "data"),
     }
 )
 BELOW_SELECTION = FOUNDATION | {"averaging", "batchnorm", "evaluation"}
@@ -21,6 +22,8 @@ MAY_IMPORT = {
     "errors": frozenset(),
     "options": frozenset({"errors"}),
     "statistics": frozenset(),
+    "lazy_names": frozenset(),
+    "listening": frozenset(),
     "json_documents": frozenset(),
     "records": frozenset({"errors", "json_documents"}),
     "measurements": frozenset({"errors"}),
@@ -29,10 +32,10 @@ MAY_IMPORT = {
     "run_directory": frozenset({"errors", "records", "run_files", "checkpoints"}),
     "distributed": frozenset({"errors"}),
     "averaging": frozenset(
-        {"errors", "options", "records", "checkpoints", "run_files", "run_directory"}
+        {"errors", "options", "records", "listening", "checkpoints", "run_files", "run_directory"}
     ),
-    "models": frozenset({"errors", "options", "checkpoints", "distributed"}),
-    "data": frozenset({"errors", "options", "checkpoints", "distributed"}),
+    "models": frozenset({"errors", "options", "lazy_names", "checkpoints", "distributed"}),
+    "data": frozenset({"errors", "options", "lazy_names", "checkpoints", "distributed"}),
     "batchnorm": FOUNDATION,
     "evaluation": FOUNDATION,
     "training": FOUNDATION | {"batchnorm", "evaluation"},
@@ -53,7 +56,7 @@ ALSO = {
 """A single module of another layer, beside those above."""
 LIGHT = (
     *("__init__", "__main__", "errors", "options", "statistics", "records", "measurements"),
-    *("json_documents", "run_files", "run_directory"),
+    *("json_documents", "lazy_names", "listening", "run_files", "run_directory"),
     *("checkpoints", "averaging", "report", "cli"),
 )
 LIGHT_ROOMS = tuple(

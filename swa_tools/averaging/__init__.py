@@ -12,28 +12,11 @@ from swa_tools.averaging.kernel import iterate_average, run_average
 from swa_tools.averaging.plan import AveragePlan, TensorPlan, plan_average
 from swa_tools.averaging.running_mean import RunningMean, iterate_running
 from swa_tools.averaging.same_weights import Duplicate, find_duplicates
-from swa_tools.averaging.weighting import Ema, Interpolate, Uniform, Weighting, Weights
-
-__all__ = [
-    "AverageOptions",
-    "AveragePlan",
-    "AverageResult",
-    "Duplicate",
-    "Ema",
-    "Interpolate",
-    "RunningMean",
-    "Selection",
-    "TensorPlan",
-    "Uniform",
-    "Weighting",
-    "Weights",
-    "average_checkpoints",
-    "describe",
-    "find_duplicates",
-    "iterate_average",
-    "iterate_running",
-    "open_all",
-    "plan_average",
-    "run_average",
-    "select",
-]
+from swa_tools.averaging.weighting import (
+    Ema,
+    Interpolate,
+    Uniform,
+    Weighting,
+    WeightingOptions,
+    Weights,
+)

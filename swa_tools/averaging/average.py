@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from swa_tools.averaging.describe import describe, with_digests
@@ -22,6 +22,8 @@ from swa_tools.checkpoints import (
 )
 from swa_tools.checkpoints.metadata import Kind
 from swa_tools.errors import OutputError
+from swa_tools.listening import Advance, unheard
+from swa_tools.options import option
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,33 +46,37 @@ class AverageResult:
     bytes_read: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AverageOptions:
     """How to average.
 
     Attributes:
-        dtype: The dtype of the averaged tensors; by default the sources' own.
+        weighting: How much each checkpoint counts.
+        include_init: Whether the first checkpoint is the starting point ŵ, for the metadata.
         entry: Which weights to take from pickled files that hold several.
-        allow_nonfinite: Whether NaN and Inf may pass.
         force: Whether an existing output may be replaced.
         n_threads: How many threads work; by default one per core, up to 8.
-        on_bytes: Called with the number of bytes read since its last call, for progress.
+        advance: Called with the number of bytes read since its last call, for progress.
     """
 
-    dtype: str | None = None
+    weighting: Weighting = dataclasses.field(default_factory=Uniform)
+    include_init: bool = option(
+        False, help="Count the run's starting point once, too.", section="Which checkpoints"
+    )
+    dtype: str | None = option(
+        None, help="Write this dtype: F32, BF16, F16, …", section="How", metavar="DTYPE"
+    )
+    allow_nonfinite: bool = option(False, help="Let NaN and Inf pass.", section="How")
     entry: str | None = None
-    allow_nonfinite: bool = False
     force: bool = False
     n_threads: int | None = None
-    on_bytes: Callable[[int], None] | None = None
+    advance: Advance = unheard
 
 
 def average_checkpoints(
     paths: Sequence[str | Path],
     output: str | Path,
     *,
-    weighting: Weighting | None = None,
-    include_init: bool = False,
     kind: Kind = "average",
     options: AverageOptions | None = None,
 ) -> AverageResult:
@@ -84,8 +90,6 @@ def average_checkpoints(
         paths: The checkpoints; see `open_checkpoint` for the formats.
         output: Safetensors file to write. A name that ends in `/` is a folder, which gets
             `model.safetensors` and the `config.json` that timm loads as `local-dir:`.
-        weighting: `Uniform` by default.
-        include_init: Whether the first path is the starting point ŵ, for the metadata.
         kind: What the metadata calls the output.
         options: How to average.
 
@@ -95,8 +99,8 @@ def average_checkpoints(
     """
     options = options or AverageOptions()
     with open_all(paths, entry=options.entry) as checkpoints:
-        plan = plan_average(checkpoints, weighting or Uniform(), dtype=options.dtype)
-        metadata = describe(plan, include_init=include_init, kind=kind)
+        plan = plan_average(checkpoints, options.weighting, dtype=options.dtype)
+        metadata = describe(plan, include_init=options.include_init, kind=kind)
         if not str(output).endswith("/"):
             return _write(plan, Path(output), metadata, options)
         config = model_config(checkpoints[-1], metadata)
@@ -121,7 +125,7 @@ def _write(
             plan,
             write,
             allow_nonfinite=options.allow_nonfinite,
-            on_bytes=options.on_bytes,
+            advance=options.advance,
             n_threads=options.n_threads,
         )
         metadata = with_digests(metadata, digests.sources)

@@ -6,34 +6,38 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from swa_tools.checkpoints import open_checkpoint
 from swa_tools.errors import CheckpointError, SwaToolsError
+from swa_tools.options import COUNT, option
 from swa_tools.run_directory import run_of_capture
 from swa_tools.run_files import METRICS
 
 SUMMARY_FILE = "summary.csv"
+_WHICH: dict[str, Any] = {"section": "Which checkpoints"}
+_N: dict[str, Any] = {**_WHICH, "metavar": "N", "bounds": COUNT}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which of a list of checkpoints to take; what is None does not restrict.
 
-    Attributes:
-        every: Every n-th, counted from the last, which is always taken. Applied first.
-        first: That many from the beginning.
-        last: That many from the end.
-        top: The n best by `metric`, in their order. Ties go to the later checkpoint. Applied last.
-        metric: The metric's name, such as `top1`, `nll`, `eval_top1`, `metric`.
-        lowest: Whether lower values of the metric are better.
+    `every` is applied first, `top` last: what is taken stays in its order, and ties go to the later
+    checkpoint.
     """
 
-    every: int | None = None
-    first: int | None = None
-    last: int | None = None
-    top: int | None = None
-    metric: str | None = None
-    lowest: bool = False
+    every: int | None = option(None, help="Take every N-th, counted from the last.", **_N)
+    first: int | None = option(None, help="Take the first N.", **_N)
+    last: int | None = option(None, help="Take the last N.", **_N)
+    top: int | None = option(None, help="Take the N best by --metric.", **_N)
+    metric: str | None = option(
+        None,
+        help="top1, nll, eval_top1, … as its trainer wrote it.",
+        **_WHICH,
+        metavar="NAME",
+    )
+    lowest: bool = option(False, help="Low values of the metric are good.", **_WHICH)
 
 
 def select(paths: Sequence[Path], selection: Selection, *, entry: str | None = None) -> list[Path]:

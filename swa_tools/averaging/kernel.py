@@ -21,6 +21,7 @@ from swa_tools.averaging.rules import unequal
 from swa_tools.checkpoints.digest import block_hash, combine
 from swa_tools.checkpoints.dtypes import numpy_dtype
 from swa_tools.errors import CheckpointError
+from swa_tools.listening import Advance, unheard
 
 MAX_THREADS = 8
 """More threads gain nothing: by then memory bandwidth is the limit."""
@@ -47,7 +48,7 @@ def run_average(
     sink: Sink,
     *,
     allow_nonfinite: bool = False,
-    on_bytes: Callable[[int], None] | None = None,
+    advance: Advance = unheard,
     n_threads: int | None = None,
 ) -> Digests:
     """Read every source once, average, and give the result to the sink block by block.
@@ -56,14 +57,14 @@ def run_average(
         plan: From `plan_average`.
         sink: Receives the bytes of the average, in any order.
         allow_nonfinite: Whether NaN and Inf may pass.
-        on_bytes: Called with the number of bytes read since its last call, for progress.
+        advance: Called with the number of bytes read since its last call, for progress.
         n_threads: By default one per core, up to `MAX_THREADS`.
 
     Raises:
         CheckpointError: A source cannot be read, changed while it was read, holds NaN or Inf, or
             differs from the others in a tensor that must be equal in all.
     """
-    work = _Work(plan, sink, allow_nonfinite=allow_nonfinite, on_bytes=on_bytes)
+    work = _Work(plan, sink, allow_nonfinite=allow_nonfinite, advance=advance)
     if n_threads is None:
         n_threads = min(os.cpu_count() or 1, MAX_THREADS)
     _run_threads(blocks_of(plan.tensors), work.run_block, n_threads)
@@ -162,10 +163,10 @@ class _Work:
         sink: Sink,
         *,
         allow_nonfinite: bool,
-        on_bytes: Callable[[int], None] | None,
+        advance: Advance,
     ) -> None:
         self._plan, self._sink = plan, sink
-        self._allow_nonfinite, self._on_bytes = allow_nonfinite, on_bytes
+        self._allow_nonfinite, self._advance = allow_nonfinite, advance
         self._lock = threading.Lock()
         self._source_hashes = [[0] * len(plan.tensors) for _ in plan.checkpoints]
         self._output_hashes = [0] * len(plan.tensors)
@@ -196,8 +197,7 @@ class _Work:
             for hashes, value in zip(self._source_hashes, sources, strict=True):
                 hashes[block.number] += value
             self._output_hashes[block.number] += output
-            if self._on_bytes:
-                self._on_bytes(sum(block.span(dtype)[1] for dtype in block.tensor.dtypes))
+            self._advance(sum(block.span(dtype)[1] for dtype in block.tensor.dtypes))
 
     def _average(self, block: Block, workspace: Workspace) -> tuple[list[int], memoryview]:
         """Return the hashes of the sources' bytes and the bytes of their mean."""

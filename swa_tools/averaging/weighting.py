@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from swa_tools.errors import SwaToolsError
+from swa_tools.options import option
 
 
 class Weighting(Protocol):
@@ -87,6 +88,39 @@ class Interpolate:
         factors = (1.0 - self.t, self.t)
         _check_factors(factors, allow_negative=self.allow_negative)
         return factors
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WeightingOptions:
+    """A weighting as a person says it: one of the first three, or none for the uniform one."""
+
+    weights: tuple[float, ...] | None = option(
+        None, help="One factor per checkpoint.", section="How", metavar="W,W,…"
+    )
+    ema: float | None = option(
+        None, help="Exponential moving average.", section="How", metavar="DECAY"
+    )
+    interpolate: float | None = option(
+        None, help="(1 - T) x first + T x second.", section="How", metavar="T"
+    )
+    allow_negative: bool = option(False, help="Let factors be negative.", section="How")
+
+    @property
+    def weighting(self) -> Weighting:
+        """The weighting that they mean.
+
+        Raises:
+            ValueError: They mean several.
+        """
+        if sum(one is not None for one in (self.weights, self.ema, self.interpolate)) > 1:
+            raise ValueError("Give one of --weights, --ema and --interpolate.")
+        if self.weights is not None:
+            return Weights(self.weights, self.allow_negative)
+        if self.ema is not None:
+            return Ema(self.ema)
+        if self.interpolate is not None:
+            return Interpolate(self.interpolate, self.allow_negative)
+        return Uniform()
 
 
 def _check_factors(factors: Sequence[float], *, allow_negative: bool) -> None:

@@ -1,7 +1,6 @@
 """The recompute from one checkpoint file to another."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from swa_tools.checkpoints import BnInfo, CheckpointMetadata, check_output
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.errors import DataError, SwaToolsError
+from swa_tools.listening import Listener
 from swa_tools.models import ModelChoice, load_checkpoint, load_state_dict, save_state_dict
 
 
@@ -27,7 +27,7 @@ def update_checkpoint(
     context: Distributed,
     choice: ModelChoice | None = None,
     force: bool = False,
-    on_batch: Callable[[int], None] | None = None,
+    listener: Listener | None = None,
 ) -> Recomputation:
     """Write a checkpoint again with BatchNorm statistics measured on images.
 
@@ -41,7 +41,7 @@ def update_checkpoint(
         context: The processes that share the work.
         choice: Which model the file belongs to, where it does not say it.
         force: Whether an existing output may be replaced.
-        on_batch: Called with the number of images after each batch of this rank.
+        listener: Who hears how far it is.
 
     Raises:
         SwaToolsError: As `load_checkpoint`, `recompute` and `save_state_dict`; nothing is written.
@@ -53,15 +53,17 @@ def update_checkpoint(
     if options.channels_last:
         module = module.to(memory_format=torch.channels_last)
     try:
-        recomputation = recompute(
-            [module],
-            images,
-            preprocessing=built.preprocessing,
-            options=options,
-            conditions=conditions_of(options, metadata, built.preprocessing),
-            context=context,
-            on_batch=on_batch,
-        )
+        n_images = min(options.n_samples or len(images), len(images)) // context.world_size
+        with (listener or Listener()).on_stage("recomputing BatchNorm", n_images) as advance:
+            recomputation = recompute(
+                [module],
+                images,
+                preprocessing=built.preprocessing,
+                options=options,
+                conditions=conditions_of(options, metadata, built.preprocessing),
+                context=context,
+                advance=advance,
+            )
     except DataError:
         raise
     except SwaToolsError as error:

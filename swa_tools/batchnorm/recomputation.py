@@ -13,6 +13,7 @@ from swa_tools.batchnorm.update import BnReport, update_bn_many
 from swa_tools.checkpoints.metadata import BnInfo, Preprocessing
 from swa_tools.data import Batch, ImageSet, statistics_loader, subset
 from swa_tools.distributed import Distributed, amp_dtype
+from swa_tools.listening import Advance, unheard
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ def recompute(
     options: BnOptions,
     conditions: Conditions | None = None,
     context: Distributed,
-    on_batch: Callable[[int], None] | None = None,
+    advance: Advance = unheard,
     is_stopped: Callable[[], bool] | None = None,
 ) -> Recomputation:
     """Recompute the statistics of models in one pass over images, in place.
@@ -58,7 +59,7 @@ def recompute(
         conditions: What they are measured on, from `conditions_of`; None for weights of which
             nothing is known.
         context: The processes that share the work.
-        on_batch: Called with the number of images after each batch of this rank.
+        advance: Called with the number of images after each batch of this rank.
         is_stopped: Asked after each batch whether to leave this rank's other batches out: the
             statistics are then of no use.
 
@@ -89,7 +90,7 @@ def recompute(
         train_mode=options.train_mode,
         amp=amp_dtype(options.amp, context.device),
         context=context,
-        on_batch=on_batch,
+        advance=advance,
     )
     bn = BnInfo(
         state="updated",

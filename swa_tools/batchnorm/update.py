@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from swa_tools.batchnorm.options import Estimator
 from swa_tools.batchnorm.recorder import Recorder, layers_without_support
 from swa_tools.distributed import Distributed, clear_memory_errors
 from swa_tools.errors import SwaToolsError
+from swa_tools.listening import Advance, unheard
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ def update_bn(
     train_mode: bool = False,
     amp: torch.dtype | None = None,
     context: Distributed | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    advance: Advance = unheard,
 ) -> BnReport:
     """Replace the running statistics of a model by those of the batches.
 
@@ -73,7 +74,7 @@ def update_bn(
         train_mode=train_mode,
         amp=amp,
         context=context,
-        on_batch=on_batch,
+        advance=advance,
     )[0]
 
 
@@ -85,7 +86,7 @@ def update_bn_many(
     train_mode: bool = False,
     amp: torch.dtype | None = None,
     context: Distributed | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    advance: Advance = unheard,
 ) -> list[BnReport]:
     """Replace the running statistics of several models in one pass over the batches.
 
@@ -105,7 +106,7 @@ def update_bn_many(
         train_mode: Put the whole model into train mode, as the authors' code does.
         amp: dtype of mixed precision, or None.
         context: The processes that share the batches; None: this one alone.
-        on_batch: Called with the number of images after each batch of this rank.
+        advance: Called with the number of images after each batch of this rank.
 
     Raises:
         ModelError: A lazy layer that has no size yet.
@@ -120,7 +121,7 @@ def update_bn_many(
     with contextlib.ExitStack() as stack, torch.no_grad():
         for recorder in active:
             stack.enter_context(recorder.attached(train_mode=train_mode))
-        seen = _run(active, batches, amp=amp, on_batch=on_batch)
+        seen = _run(active, batches, amp=amp, advance=advance)
         n_samples, n_batches = (sum(counts) for counts in zip(*context.gather(seen), strict=True))
         if n_batches == 0:
             raise SwaToolsError("there are no images to measure BatchNorm statistics on")
@@ -136,7 +137,7 @@ def _run(
     batches: Iterable[torch.Tensor | Sequence[torch.Tensor]],
     *,
     amp: torch.dtype | None,
-    on_batch: Callable[[int], None] | None,
+    advance: Advance,
 ) -> tuple[int, int]:
     device = recorders[0].device
     n_samples = n_batches = 0
@@ -151,8 +152,7 @@ def _run(
                 recorder.forward(images)
         n_samples += len(images)
         n_batches += 1
-        if on_batch is not None:
-            on_batch(len(images))
+        advance(len(images))
     return n_samples, n_batches
 
 

@@ -24,29 +24,6 @@ from swa_tools.checkpoints.writer import (
     write_checkpoint,
 )
 
-__all__ = [
-    "AverageInfo",
-    "BnInfo",
-    "Checkpoint",
-    "CheckpointMetadata",
-    "DataInfo",
-    "ModelInfo",
-    "Preprocessing",
-    "SafetensorsWriter",
-    "SourceInfo",
-    "TensorInfo",
-    "TrainingInfo",
-    "ViewInfo",
-    "atomic_output",
-    "check_output",
-    "content_digest",
-    "file_metadata",
-    "find_checkpoints",
-    "open_checkpoint",
-    "read_metadata",
-    "write_checkpoint",
-]
-
 
 def read_metadata(path: str | Path) -> CheckpointMetadata | None:
     """Return what swa-tools wrote into a checkpoint; None for somebody else's file."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
     from swa_tools.training import FinetuneResult
     from swa_tools.training.plan import RunPlan
-    from swa_tools.training.progress import Listener
+    from swa_tools.training.progress import RunListener
 
 EXIT_ERROR = 1
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
@@ -67,7 +67,7 @@ def run_job(options: FinetuneOptions, job: JobOptions) -> int:
 @contextlib.contextmanager
 def _watching(
     options: FinetuneOptions, job: JobOptions, context: "Distributed"
-) -> Iterator["Listener"]:
+) -> Iterator["RunListener"]:
     """Show a run, log its scalars and draw its schedule, on rank 0."""
     from swa_tools.run_directory import RunDirectory
 
@@ -82,7 +82,7 @@ def _watching(
         yield listener
 
 
-def _drawing(listener: "Listener", path: Path, *, force: bool) -> "Listener":
+def _drawing(listener: "RunListener", path: Path, *, force: bool) -> "RunListener":
     def on_plan(plan: "RunPlan") -> None:
         save_picture(schedule_picture(plan), path, force=force)
         listener.on_plan(plan)
@@ -108,12 +108,11 @@ def _average(
         directory.average,
         train=open_split("train", options),
         val=open_split("val", options) if has_split("val", options) else None,
-        average=AverageOptions(force=True),
+        average=AverageOptions(force=True, include_init=options.include_init),
         bn=BnOptions.as_in(options),
         # What fits into memory with gradients fits without.
         evaluation=EvaluationOptions.as_in(options, batch_size=max(64, batch_size)),
         context=context,
         command_line=command_line(),
         as_json=as_json,
-        include_init=options.include_init,
     )

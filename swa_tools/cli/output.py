@@ -2,14 +2,20 @@
 
 import contextlib
 import datetime as dt
+import functools
 import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from swa_tools.listening import Advance, Listener
+
+if TYPE_CHECKING:
+    from swa_tools.distributed import Distributed
 
 PLAIN_INTERVAL_SECONDS = 10.0
 """How often progress prints a line where stderr is no terminal."""
@@ -104,8 +110,15 @@ def _column_widths(
     return widths
 
 
+def listening(context: "Distributed") -> Listener:
+    """Return what shows on stderr how a piece of work goes, on rank 0; the others say nothing."""
+    if not context.is_main:
+        return Listener()
+    return Listener(on_stage=functools.partial(progress, unit="images"), on_notice=notice)
+
+
 @contextlib.contextmanager
-def progress(description: str, total: int | None, *, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int | None, *, unit: str) -> Iterator[Advance]:
     """Show how far a piece of work is, on stderr.
 
     A bar with rate and time left on a terminal; a plain line now and then elsewhere.
@@ -126,7 +139,7 @@ def progress(description: str, total: int | None, *, unit: str) -> Iterator[Call
 
 
 @contextlib.contextmanager
-def _bar(description: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def _bar(description: str, total: int | None, unit: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -149,7 +162,7 @@ def _bar(description: str, total: int | None, unit: str) -> Iterator[Callable[[i
         yield advance
 
 
-def _plain_lines(description: str, total: int | None, unit: str) -> Callable[[int], None]:
+def _plain_lines(description: str, total: int | None, unit: str) -> Advance:
     start = last = time.monotonic()
     done = 0
 

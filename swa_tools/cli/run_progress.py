@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
     from swa_tools.records import Record
     from swa_tools.training.plan import RunPlan
-    from swa_tools.training.progress import Listener, Progress
+    from swa_tools.training.progress import Progress, RunListener
 
 
 @contextlib.contextmanager
-def watch_run(context: "Distributed") -> Iterator["Listener"]:
+def watch_run(context: "Distributed") -> Iterator["RunListener"]:
     """Show a run on stderr, once: how far it is, and every validation in a line that stays.
 
     Yields:
         What the run is to call.
     """
-    from swa_tools.training.progress import Listener
+    from swa_tools.training.progress import RunListener
 
     if not context.is_main:
-        yield Listener()
+        yield RunListener()
         return
     if sys.stderr is None or not sys.stderr.isatty():
         show = _plain_lines()
-        yield Listener(
+        yield RunListener(
             on_plan=_announce(notice),
             on_progress=show,
             on_record=_validations(notice),
@@ -38,7 +38,7 @@ def watch_run(context: "Distributed") -> Iterator["Listener"]:
         )
         return
     with _bar() as (show, write):
-        yield Listener(
+        yield RunListener(
             on_plan=_announce(write),
             on_progress=show,
             on_record=_validations(write),

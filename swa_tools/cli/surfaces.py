@@ -1,17 +1,16 @@
 """What `plane`, `ray` and `segment` share: options, the survey, and drawing again."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from swa_tools.cli.computing import computing
-from swa_tools.cli.declared import options_of
+from swa_tools.cli.declared import Decorator, options_of, taken
 from swa_tools.cli.options import old_view_flags
-from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
+from swa_tools.cli.output import command_line, listening, notice, print_json, print_table
 from swa_tools.cli.pictures import DrawingOptions, save_picture
 from swa_tools.data.options import ImageSource
 from swa_tools.errors import SwaToolsError
@@ -23,15 +22,18 @@ if TYPE_CHECKING:
     from swa_tools.report import Picture
 
 
-def surface_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a command that measures a surface and draws it."""
-    return options_of(ImageSource, SurfaceOptions, DrawingOptions)(old_view_flags(function))
+def surface_options(points: type) -> Decorator:
+    """Return what adds the options of a command that measures a surface and draws it.
+
+    Args:
+        points: The dataclass that declares which points.
+    """
+    options = options_of(points, ImageSource, SurfaceOptions, DrawingOptions)
+    return lambda function: options(old_view_flags(function))
 
 
 def measure_and_draw(
-    drawing: DrawingOptions,
-    source: ImageSource,
-    options: SurfaceOptions,
+    given: Mapping[str, Any],
     *,
     kind: str,
     paths: Sequence[Path],
@@ -41,22 +43,21 @@ def measure_and_draw(
     """Measure unless `--from` says what to draw; draw the pictures and show the numbers.
 
     Args:
-        drawing: Where the numbers go, and the pictures.
-        source: Where the images lie.
-        options: How points are scored.
+        given: All parameters of the command.
         kind: Of the numbers.
         paths: The checkpoints; the first one's run tells the weight decay.
         measure: Writes the survey's output.
         draw: Makes the picture.
     """
+    drawing, source = taken(DrawingOptions, given), taken(ImageSource, given)
     if (drawing.source is None) == (drawing.output is None):
         raise click.UsageError("Give -o FILE.npz to measure, or --from FILE.npz to draw again.")
     if drawing.source is not None and paths:
         raise click.UsageError("--from draws again: leave out checkpoints.")
     check_plots(drawing)
     if drawing.output is not None:
-        options = _with_decay(options, paths)
-        if not _measure(source, options, drawing, kind=kind, measure=measure):
+        options = _with_decay(taken(SurfaceOptions, given), paths)
+        if not _measure(source, options, drawing, measure=measure):
             return
     present(read_kind(drawing.numbers, kind), drawing, draw=draw)
 
@@ -110,18 +111,13 @@ def _measure(
     options: SurfaceOptions,
     drawing: DrawingOptions,
     *,
-    kind: str,
     measure: "Callable[[Survey], None]",
 ) -> bool:
     """Write the numbers; return whether this is the process that draws them."""
     from swa_tools.data import open_split
-    from swa_tools.landscape.survey import Survey, SurveyListener
+    from swa_tools.landscape.survey import Survey
 
-    with computing(options.device) as context, contextlib.ExitStack() as stack:
-
-        def start(n_images: int) -> Callable[[int], None]:
-            return stack.enter_context(progress(kind, n_images, unit="images"))
-
+    with computing(options.device) as context:
         measure(
             Survey(
                 output=drawing.numbers,
@@ -129,7 +125,7 @@ def _measure(
                 val=open_split("val", source),
                 options=options,
                 context=context,
-                listener=SurveyListener(on_start=start, on_notice=notice),
+                listener=listening(context),
                 command=command_line(),
                 force=drawing.force,
             )

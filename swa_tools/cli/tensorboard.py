@@ -10,11 +10,11 @@ from swa_tools.errors import SwaToolsError
 
 if TYPE_CHECKING:
     from swa_tools.records import Record
-    from swa_tools.training.progress import Listener
+    from swa_tools.training.progress import RunListener
 
 
 @contextlib.contextmanager
-def log_scalars(folder: Path, listener: "Listener") -> Iterator["Listener"]:
+def log_scalars(folder: Path, listener: "RunListener") -> Iterator["RunListener"]:
     """Write every record to a TensorBoard log, besides what a listener does with it.
 
     The folder appears with the first record. What an earlier process logged from that step on is

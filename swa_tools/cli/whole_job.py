@@ -1,21 +1,19 @@
 """`average --data` and `finetune --then-average`: average, recompute BatchNorm, evaluate."""
 
-import contextlib
 import dataclasses
-import functools
 import math
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.output import notice, print_json, print_table, progress
+from swa_tools.cli.output import listening, notice, print_json, print_table
 from swa_tools.cli.results import recording
 
 if TYPE_CHECKING:
-    from swa_tools.averaging import AverageOptions, Weighting
+    from swa_tools.averaging import AverageOptions
     from swa_tools.batchnorm import BnOptions
     from swa_tools.data import ImageSet
     from swa_tools.distributed import Distributed
@@ -38,8 +36,6 @@ def average_recompute_evaluate(
     command_line: str,
     as_json: bool,
     results: Path | None = None,
-    weighting: "Weighting | None" = None,
-    include_init: bool = False,
 ) -> None:
     """Do the whole job over checkpoints, record the scores and print them.
 
@@ -55,8 +51,6 @@ def average_recompute_evaluate(
         command_line: How to obtain the scores again.
         as_json: Whether to print one JSON document.
         results: Where the record goes; None: to the run that all checkpoints come from, if any.
-        weighting: As in `average_checkpoints`.
-        include_init: The same.
     """
     from swa_tools.run_directory import common_run
     from swa_tools.selection import average_and_score
@@ -69,13 +63,11 @@ def average_recompute_evaluate(
         train=train,
         val=val,
         reference=_reference(paths, minima),
-        weighting=weighting,
-        include_init=include_init,
         average=average,
         bn=bn,
         evaluation=evaluation,
         context=context,
-        watch=functools.partial(rank_progress, context),
+        listener=listening(context),
     )
     if not context.is_main:
         return
@@ -96,18 +88,6 @@ def average_recompute_evaluate(
             _print(scored, record, run=run)
         for line in verdicts(scored, paths, minima, run=run):
             notice(line)
-
-
-@contextlib.contextmanager
-def rank_progress(
-    context: "Distributed", stage: str, n_images: int
-) -> Iterator[Callable[[int], None]]:
-    """Show on rank 0 how far its share of the images is; the other ranks say nothing."""
-    if not context.is_main:
-        yield lambda _: None
-        return
-    with progress(stage, n_images // context.world_size, unit="images") as advance:
-        yield advance
 
 
 def _reference(paths: Sequence[Path], minima: "Sequence[Record]") -> Path | None:

@@ -13,6 +13,9 @@ BATCH_SIZE = 256
 """Images in a batch, for weights that do not say what they were trained with, and for scores."""
 
 
+_SOURCE: dict[str, Any] = {"section": "Images", "affects": "numbers", "may_change": True}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSource:
     """Where images lie. A run may be resumed after they were moved."""
@@ -21,35 +24,27 @@ class ImageSource:
         None,
         help="Folder with train/ and val/ (or validation/), one folder per class in each, or tar"
         " files of such.",
-        section="Images",
         metavar="DIR",
-        affects="numbers",
-        may_change=True,
+        **_SOURCE,
     )
     train_dir: Path | None = option(
         None,
         help="Training images, by themselves.",
-        section="Images",
         metavar="DIR",
-        affects="numbers",
-        may_change=True,
+        **_SOURCE,
     )
     val_dir: Path | None = option(
         None,
         help="Validation images, by themselves.",
-        section="Images",
         metavar="DIR",
-        affects="numbers",
-        may_change=True,
+        **_SOURCE,
     )
     dataset: str | None = option(
         None,
         help="What lies in --data instead: wds/ for WebDataset shards, or a name that timm's"
         " create_dataset knows (torch/cifar10, hfds/…).",
-        section="Images",
         metavar="NAME",
-        affects="numbers",
-        may_change=True,
+        **_SOURCE,
     )
 
     def directory(self, split: Split) -> Path | None:

@@ -15,6 +15,7 @@ from swa_tools.distributed import Distributed, clear_memory_errors, float64_devi
 from swa_tools.errors import DataError, ModelError
 from swa_tools.evaluation.ensemble import ENSEMBLE, Agreement, EnsembleTally
 from swa_tools.evaluation.metrics import Score, Tally
+from swa_tools.listening import Advance, unheard
 from swa_tools.statistics import mcnemar
 
 Predictor = Callable[[Batch], torch.Tensor]
@@ -72,7 +73,7 @@ def evaluate(
     context: Distributed | None = None,
     ensemble: bool | Collection[str] = False,
     amp: torch.dtype | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    advance: Advance = unheard,
 ) -> Evaluation:
     """Score models in one pass over the images; each batch is decoded once for all of them.
 
@@ -84,7 +85,7 @@ def evaluate(
         context: The processes that share the images; None: this one alone.
         ensemble: Whether to score the ensemble, too: of all models, or of those named.
         amp: dtype of mixed precision; None for full precision.
-        on_batch: Called with the number of images after each batch of this rank.
+        advance: Called with the number of images after each batch of this rank.
 
     Returns:
         The scores, the same on every rank.
@@ -95,7 +96,7 @@ def evaluate(
     """
     predictors = {name: module_predictor(model, amp=amp) for name, model in models.items()}
     return score_predictors(
-        predictors, batches, context=context, ensemble=ensemble, on_batch=on_batch
+        predictors, batches, context=context, ensemble=ensemble, advance=advance
     )
 
 
@@ -139,7 +140,7 @@ def score_predictors(
     *,
     context: Distributed | None = None,
     ensemble: bool | Collection[str] = False,
-    on_batch: Callable[[int], None] | None = None,
+    advance: Advance = unheard,
 ) -> Evaluation:
     """Score predictors in one pass over the batches; see `evaluate`."""
     if ENSEMBLE in predictors:
@@ -152,8 +153,7 @@ def score_predictors(
         context = context or Distributed(device=batch.images.device)
         scorer = scorer or _Scorer(predictors, members=members, context=context)
         scorer.add(batch)
-        if on_batch is not None:
-            on_batch(len(batch.targets))
+        advance(len(batch.targets))
     context = context or Distributed(device=torch.device("cpu"))
     scorer = scorer or _Scorer(predictors, members=members, context=context)
     return scorer.evaluation()

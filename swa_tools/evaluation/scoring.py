@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.evaluation.real_labels import real_accuracy, real_labels
 from swa_tools.evaluation.results import CheckpointScores, ScoredCheckpoint
 from swa_tools.evaluation.saved_logits import labels_only, logits_path, reading, saving
+from swa_tools.listening import Listener
 from swa_tools.models import BuiltModel, load_checkpoint, load_state_dict
 
 
@@ -29,7 +30,8 @@ def evaluate_checkpoints(
     *,
     options: EvaluationOptions,
     context: Distributed,
-    on_batch: Callable[[int], None] | None = None,
+    listener: Listener | None = None,
+    stage: str = "evaluating",
 ) -> CheckpointScores:
     """Score checkpoints of one model in one pass over the images.
 
@@ -41,7 +43,8 @@ def evaluate_checkpoints(
         images: A folder's images, its classes not mapped yet.
         options: How they are scored.
         context: The processes that share the images.
-        on_batch: Called with the number of images after each batch of this rank.
+        listener: Who hears how far it is.
+        stage: What the listener hears it called.
 
     Raises:
         CheckpointError: A file cannot be read, belongs to another model or preprocessing than the
@@ -60,6 +63,8 @@ def evaluate_checkpoints(
     members = _members(candidates) if options.ensemble else []
     loader = _loader(images, built, options=options, context=context)
     with contextlib.ExitStack() as stack:
+        n_images = len(images) // context.world_size
+        advance = stack.enter_context((listener or Listener()).on_stage(stage, n_images))
         predictors, all_saved = _predictors(
             candidates, built, images=images, options=options, context=context, stack=stack
         )
@@ -70,7 +75,7 @@ def evaluate_checkpoints(
             else loader,
             context=context,
             ensemble=[one.name for one in members],
-            on_batch=on_batch,
+            advance=advance,
         )
     return CheckpointScores(
         checkpoints=_scored(candidates, built, images=images, evaluation=evaluation),

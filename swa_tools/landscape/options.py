@@ -1,10 +1,10 @@
-"""How points of weight space are scored, as a person says it."""
+"""Which points of weight space are scored, and how, as a person says it."""
 
 import dataclasses
 
 from swa_tools.batchnorm.options import ViewOptions
 from swa_tools.models.choice import ModelChoice
-from swa_tools.options import COUNT, NOT_NEGATIVE, option
+from swa_tools.options import COUNT, NOT_NEGATIVE, POSITIVE, Bounds, option
 
 DEFAULT_WEIGHT_DECAY = 1e-4
 
@@ -49,3 +49,46 @@ class SurfaceOptions(ViewOptions, ModelChoice):
     def l2(self) -> float:
         """λ of the L2 term."""
         return DEFAULT_WEIGHT_DECAY if self.weight_decay is None else self.weight_decay
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneOptions:
+    """Which points of a plane are scored."""
+
+    n_points: int = option(
+        15, help="Points along each side of the grid.", flag="--points", bounds=Bounds(min=2)
+    )
+    margin: float = option(
+        0.25, help="Room around the checkpoints, as a part of their extent.", bounds=NOT_NEGATIVE
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RayOptions:
+    """Which points of rays are scored: the directions, drawn from a seed, serve all checkpoints."""
+
+    n_rays: int = option(10, help="Directions.", flag="--rays", bounds=COUNT)
+    n_points: int = option(
+        12, help="Points on each ray besides the checkpoint.", flag="--points", bounds=COUNT
+    )
+    distance: float | None = option(
+        None,
+        help="Length of the rays.",
+        shown_default="half the norm of the first checkpoint",
+        bounds=POSITIVE,
+    )
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentOptions:
+    """Which points of a line are scored."""
+
+    n_points: int = option(
+        10, help="Steps from one checkpoint to the other.", flag="--points", bounds=COUNT
+    )
+    beyond: float = option(
+        1.0,
+        help="How far to go on beyond each of them, in lengths between them.",
+        bounds=NOT_NEGATIVE,
+    )

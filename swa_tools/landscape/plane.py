@@ -13,22 +13,10 @@ from swa_tools.checkpoints import Checkpoint
 from swa_tools.errors import SwaToolsError
 from swa_tools.landscape.geometry import Array, Plane, Projection, own_tensors
 from swa_tools.landscape.measurement_files import describe_checkpoints
+from swa_tools.landscape.options import PlaneOptions
 from swa_tools.landscape.survey import Point, Survey, arrays_of
 
 CORNERS = 3
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PlaneOptions:
-    """Which points of a plane are measured.
-
-    Attributes:
-        n_points: Points along each side of the grid.
-        margin: Room that the grid leaves around the checkpoints, as a part of their extent.
-    """
-
-    n_points: int = 15
-    margin: float = 0.25
 
 
 def measure_plane(
@@ -66,8 +54,9 @@ def measure_plane(
         }
         surface = survey.open_surface(corners[0])
         scores = survey.score(
+            "plane",
             _points(plane, own, x, y),
-            surface,
+            surface=surface,
             decayed=survey.decayed(own[0], plane.names),
             # Not the coordinates: their last bits depend on the threads that add up.
             task={"plane": described, **dataclasses.asdict(options)},

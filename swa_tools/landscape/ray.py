@@ -1,6 +1,5 @@
 """Random rays from checkpoints (Figure 4)."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,27 +20,9 @@ from swa_tools.landscape.geometry import (
     ray_tensors,
 )
 from swa_tools.landscape.measurement_files import describe_checkpoints
+from swa_tools.landscape.options import RayOptions
 from swa_tools.landscape.survey import Point, Survey, arrays_of
 from swa_tools.landscape.width import ray_widths, width_differences
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RayOptions:
-    """Which points of the rays are measured.
-
-    Attributes:
-        n_rays: Directions, the same for every checkpoint.
-        n_points: Points on each ray, not counting the checkpoint itself.
-        distance: Length of the rays; None for `RELATIVE_DISTANCE` times the norm of the first
-            checkpoint.
-        seed: Seed of the directions.
-    """
-
-    n_rays: int = 10
-    n_points: int = 12
-    distance: float | None = None
-    seed: int = 0
-
 
 RELATIVE_DISTANCE = 0.5
 """Length in norms of the first checkpoint: enough for error to grow in spite of BatchNorm."""
@@ -75,8 +56,9 @@ def measure_rays(
         named = describe_checkpoints(checkpoints)
         surface = survey.open_surface(paths[0])
         scores = survey.score(
+            "rays",
             list(_points(checkpoints, directions, t, n_rays=options.n_rays)),
-            surface,
+            surface=surface,
             decayed=survey.decayed(checkpoints[0], names),
             # Not the number of rays: the next try may ask for more. And not the positions: their
             # last bits depend on the threads that add up.

@@ -1,6 +1,5 @@
 """The line through two checkpoints, and beyond them (Figure 5)."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,21 +18,9 @@ from swa_tools.landscape.geometry import (
     parameter_names,
 )
 from swa_tools.landscape.measurement_files import describe_checkpoints
+from swa_tools.landscape.options import SegmentOptions
 from swa_tools.landscape.survey import Point, Survey, arrays_of
 from swa_tools.landscape.width import segment_widths
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentOptions:
-    """Which points of the line are measured.
-
-    Attributes:
-        n_points: Points between the two checkpoints, and as many for each length beyond.
-        beyond: How far the line continues beyond each, in distances between the two.
-    """
-
-    n_points: int = 10
-    beyond: float = 1.0
 
 
 def measure_segment(
@@ -70,8 +57,9 @@ def measure_segment(
         named = describe_checkpoints(checkpoints)
         surface = survey.open_surface(swa)
         scores = survey.score(
+            "segment",
             list(_points(checkpoints, names, t)),
-            surface,
+            surface=surface,
             decayed=survey.decayed(checkpoints[0], names),
             task={"segment": named, "t": t.tolist()},
         )

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from swa_tools.errors import DataError, SwaToolsError
 from swa_tools.evaluation import Evaluation, evaluate
 from swa_tools.landscape.options import SurfaceOptions
 from swa_tools.landscape.points import PointScore
+from swa_tools.listening import Advance, unheard
 from swa_tools.models import has_batchnorm, load_checkpoint
 
 BYTES_PER_NUMBER = 4
@@ -87,7 +88,7 @@ class Surface:
         *,
         decayed: Collection[str],
         allow_overflow: bool,
-        on_images: Callable[[int], None] | None = None,
+        advance: Advance = unheard,
     ) -> PointScore:
         """Return the scores of a point.
 
@@ -96,7 +97,7 @@ class Surface:
             decayed: Names of those that count for the L2 term.
             allow_overflow: Whether a network that gives NaN or Inf is a point without a value
                 instead of an error.
-            on_images: Called with the number of images after each batch.
+            advance: Called with the number of images after each batch.
 
         Raises:
             DataError: An image cannot be read.
@@ -106,8 +107,8 @@ class Surface:
         l2 = options.l2 / 2 * self._load(tensors, decayed)
         try:
             if "bn" in self._loaders:
-                update_bn(self._module, self._loaders["bn"], amp=self._amp, on_batch=on_images)
-            scores = {name: self._evaluate(name, on_images) for name in ("train", "val")}
+                update_bn(self._module, self._loaders["bn"], amp=self._amp, advance=advance)
+            scores = {name: self._evaluate(name, advance) for name in ("train", "val")}
         except DataError:
             raise
         except SwaToolsError:
@@ -168,12 +169,12 @@ class Surface:
             target.copy_(torch.from_numpy(np.asarray(array, order="C")).to(target.dtype))
         return math.fsum(squares)
 
-    def _evaluate(self, name: str, on_images: Callable[[int], None] | None) -> Evaluation:
+    def _evaluate(self, name: str, advance: Advance) -> Evaluation:
         return evaluate(
             {"point": self._module},
             self._loaders[name],
             amp=self._amp,
-            on_batch=on_images,
+            advance=advance,
         )
 
     def _overflow(self, l2: float) -> PointScore:

@@ -1,7 +1,7 @@
 """Scoring many points: dealt to the ranks, kept as they come, with progress as they go."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from swa_tools.landscape.points import (
     PointScore,
 )
 from swa_tools.landscape.surface import Surface
+from swa_tools.listening import Listener
 from swa_tools.measurements import describe
 
 
@@ -39,28 +40,6 @@ class Point:
     is_checkpoint: bool = False
 
 
-def _silent(_: int) -> Callable[[int], None]:
-    return lambda _: None
-
-
-def _ignore(_: str) -> None:
-    return
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SurveyListener:
-    """Who hears how the work goes, on rank 0.
-
-    Attributes:
-        on_start: Called with the number of images that this rank will put through the network;
-            returns a function to call with those done.
-        on_notice: Called with a line for the user.
-    """
-
-    on_start: Callable[[int], Callable[[int], None]] = _silent
-    on_notice: Callable[[str], None] = _ignore
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """One piece of work: the images, how points are scored, by which ranks, and for which output.
@@ -71,7 +50,7 @@ class Survey:
         val: Its validation images.
         options: How points are scored.
         context: The ranks; each scores its own points on all images.
-        listener: Who hears how the work goes.
+        listener: Who hears how the work goes, on rank 0.
         command: How to reproduce the numbers, for the description.
         force: Whether existing outputs may be replaced, and the points of other work that was
             begun for the same output.
@@ -82,7 +61,7 @@ class Survey:
     val: ImageSet
     options: SurfaceOptions
     context: Distributed
-    listener: SurveyListener = dataclasses.field(default_factory=SurveyListener)
+    listener: Listener = dataclasses.field(default_factory=Listener)
     command: str | None = None
     force: bool = False
 
@@ -109,9 +88,10 @@ class Survey:
 
     def score(
         self,
+        kind: str,
         points: Sequence[Point],
-        surface: Surface,
         *,
+        surface: Surface,
         decayed: frozenset[str],
         task: Mapping[str, Any],
     ) -> list[PointScore]:
@@ -120,6 +100,7 @@ class Survey:
         Points that an earlier try finished before it was killed are not scored again.
 
         Args:
+            kind: Of the numbers; what the listener hears the work called.
             points: In the order of the work.
             surface: This rank's.
             decayed: From `decayed`.
@@ -139,21 +120,21 @@ class Survey:
         mine = left[context.rank :: context.world_size]
         if context.is_main:
             self._tell(n_points=len(points), n_left=len(left), surface=surface)
-        start = self.listener.on_start if context.is_main else _silent
-        on_images = start(len(mine) * surface.n_images)
+        listener = self.listener if context.is_main else Listener()
         scores = {}
-        for point in mine:
-            scores[point.name] = surface.score(
-                point.tensors(),
-                decayed=decayed,
-                allow_overflow=not point.is_checkpoint,
-                on_images=on_images,
-            )
-            file.add(point.name, scores[point.name])
+        with listener.on_stage(kind, len(mine) * surface.n_images) as advance:
+            for point in mine:
+                scores[point.name] = surface.score(
+                    point.tensors(),
+                    decayed=decayed,
+                    allow_overflow=not point.is_checkpoint,
+                    advance=advance,
+                )
+                file.add(point.name, scores[point.name])
         for part in context.gather(scores):
             done.update(part)
-        if surface.n_skipped and context.is_main:
-            self.listener.on_notice(f"{surface.n_skipped} unreadable images were left out")
+        if surface.n_skipped:
+            listener.on_notice(f"{surface.n_skipped} unreadable images were left out")
         return [done[point.name] for point in points]
 
     def write(

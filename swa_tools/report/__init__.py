@@ -11,18 +11,3 @@ from swa_tools.report.figures.sweep import sweep_picture
 from swa_tools.report.figures.trajectory import trajectory_picture
 from swa_tools.report.measurement_tables import tables_of
 from swa_tools.report.picture import Picture, picture_format
-
-__all__ = [
-    "Picture",
-    "bn_ablation_picture",
-    "comparison_picture",
-    "picture_format",
-    "plane_picture",
-    "ray_picture",
-    "reliability_picture",
-    "run_picture",
-    "segment_picture",
-    "sweep_picture",
-    "tables_of",
-    "trajectory_picture",
-]

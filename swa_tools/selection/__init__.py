@@ -3,13 +3,3 @@
 from swa_tools.selection.scored_average import ScoredAverage, average_and_score
 from swa_tools.selection.soup import GreedySoup, SoupStep, greedy_soup
 from swa_tools.selection.sweep import SweepPoint, sweep
-
-__all__ = [
-    "GreedySoup",
-    "ScoredAverage",
-    "SoupStep",
-    "SweepPoint",
-    "average_and_score",
-    "greedy_soup",
-    "sweep",
-]

@@ -3,11 +3,10 @@
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from swa_tools.averaging import AverageOptions, AverageResult, Weighting, average_checkpoints
+from swa_tools.averaging import AverageOptions, AverageResult, average_checkpoints
 from swa_tools.batchnorm import BnOptions, Recomputation, update_checkpoint
 from swa_tools.checkpoints import check_output
 from swa_tools.data import ImageSet
@@ -19,10 +18,7 @@ from swa_tools.evaluation import (
     ScoredCheckpoint,
     evaluate_checkpoints,
 )
-
-Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""From a stage's name and the images of it to a context, which gives a function to call with the
-images done since its last call."""
+from swa_tools.listening import Listener
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +80,11 @@ def average_and_score(
     train: ImageSet,
     val: ImageSet | None,
     reference: Path | None = None,
-    weighting: Weighting | None = None,
-    include_init: bool = False,
     average: AverageOptions,
     bn: BnOptions,
     evaluation: EvaluationOptions,
     context: Distributed,
-    watch: Watch | None = None,
+    listener: Listener | None = None,
 ) -> ScoredAverage:
     """Average checkpoints, recompute the average's BatchNorm statistics, and score it.
 
@@ -105,53 +99,46 @@ def average_and_score(
         val: Images to score on; None to score nothing.
         reference: A checkpoint to score in the same pass, for comparison; left out where
             `evaluation` names an entry.
-        weighting: As in `average_checkpoints`.
-        include_init: The same.
-        average: Its options.
+        average: How the checkpoints are averaged.
         bn: How the statistics are measured.
         evaluation: How the average is scored, and which model it belongs to where the checkpoints
             do not say it.
         context: The processes that share the work.
-        watch: Shows how far each stage is.
+        listener: Who hears how far each stage is.
 
     Raises:
         SwaToolsError: As the three stages do; nothing is written unless two of them are done.
     """
-    watch = watch or unwatched
     check_output(output, force=average.force)
     result = None
     with shared_folder(output.parent, context) as folder:
         stale = folder / f"stale-{output.name}"
         if context.is_main:
-            result = average_checkpoints(
-                paths, stale, weighting=weighting, include_init=include_init, options=average
-            )
+            result = average_checkpoints(paths, stale, options=average)
         context.barrier()
-        with watch("recomputing BatchNorm", min(bn.n_samples or len(train), len(train))) as done:
-            recomputation = update_checkpoint(
-                stale,
-                output,
-                train,
-                options=bn,
-                context=context,
-                choice=evaluation.without_entry,
-                force=average.force,
-                on_batch=done,
-            )
+        recomputation = update_checkpoint(
+            stale,
+            output,
+            train,
+            options=bn,
+            context=context,
+            choice=evaluation.without_entry,
+            force=average.force,
+            listener=listener,
+        )
         if val is None:
             return ScoredAverage(average=result, recomputation=recomputation, scores=None)
         others = [stale] if recomputation.bn.state == "updated" else []
         # A file of ours has no entries, and all files of a pass are read alike.
         if reference is not None and evaluation.entry is None:
             others.append(reference)
-        with watch("evaluating", len(val)) as done:
-            scores = evaluate_checkpoints(
-                [output, *others],
-                val,
-                options=dataclasses.replace(evaluation, entry=None, allow_stale_bn=True),
-                context=context,
-                on_batch=done,
-            )
+        scores = evaluate_checkpoints(
+            [output, *others],
+            val,
+            options=dataclasses.replace(evaluation, entry=None, allow_stale_bn=True),
+            context=context,
+            listener=listener,
+        )
     names = {one.path: one.name for one in scores.checkpoints}
     return ScoredAverage(
         average=result,
@@ -160,11 +147,6 @@ def average_and_score(
         stale=names.get(stale),
         reference=names.get(reference) if reference is not None else None,
     )
-
-
-def unwatched(_stage: str, _n_images: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Be the `Watch` that shows nothing."""
-    return contextlib.nullcontext(lambda _: None)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ from swa_tools.checkpoints import check_output
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.evaluation import EvaluationOptions, Score, evaluate_checkpoints
+from swa_tools.listening import Listener
 from swa_tools.models import from_arrays, load_state_dict, to_arrays
-from swa_tools.selection.scored_average import Watch, shared_folder, unwatched
+from swa_tools.selection.scored_average import shared_folder
 from swa_tools.selection.trial import Trial, open_trial
 
 
@@ -65,7 +66,7 @@ def greedy_soup(
     evaluation: EvaluationOptions,
     context: Distributed,
     force: bool = False,
-    watch: Watch | None = None,
+    listener: Listener | None = None,
 ) -> GreedySoup:
     """Choose the checkpoints of a soup, average them and recompute BatchNorm.
 
@@ -82,14 +83,14 @@ def greedy_soup(
         evaluation: How weights are scored.
         context: The processes that share the images.
         force: Whether an existing output may be replaced.
-        watch: Shows how far the passes over images are.
+        listener: Who hears how far the passes over images are.
 
     Raises:
         SwaToolsError: As `evaluate_checkpoints`, `average_checkpoints` and `update_checkpoint`;
             nothing is written.
     """
     check_output(output, force=force)
-    watch = watch or unwatched
+    listener = listener or Listener()
     trial = open_trial(
         paths[0],
         bn_images=train,
@@ -98,7 +99,7 @@ def greedy_soup(
         evaluation=evaluation,
         context=context,
     )
-    steps = _choose(paths, held_out, trial=trial, watch=watch)
+    steps = _choose(paths, held_out, trial=trial, listener=listener)
     with shared_folder(output.parent, context) as folder:
         stale = folder / output.name
         if context.is_main:
@@ -107,37 +108,39 @@ def greedy_soup(
                 taken, stale, kind="soup", options=AverageOptions(entry=evaluation.entry)
             )
         context.barrier()
-        n_samples = min(bn.n_samples or len(train), len(train))
-        with watch("recomputing BatchNorm", n_samples) as done:
-            recomputation = update_checkpoint(
-                stale,
-                output,
-                train,
-                options=bn,
-                context=context,
-                choice=evaluation.without_entry,
-                force=force,
-                on_batch=done,
-            )
+        recomputation = update_checkpoint(
+            stale,
+            output,
+            train,
+            options=bn,
+            context=context,
+            choice=evaluation.without_entry,
+            force=force,
+            listener=listener,
+        )
     return GreedySoup(steps=tuple(steps), recomputation=recomputation)
 
 
 def _choose(
-    paths: Sequence[Path], held_out: ImageSet, *, trial: Trial, watch: Watch
+    paths: Sequence[Path], held_out: ImageSet, *, trial: Trial, listener: Listener
 ) -> list[SoupStep]:
-    with watch("scoring the candidates", len(held_out)) as done:
-        alone = evaluate_checkpoints(
-            paths, held_out, options=trial.evaluation, context=trial.context, on_batch=done
-        )
+    alone = evaluate_checkpoints(
+        paths,
+        held_out,
+        options=trial.evaluation,
+        context=trial.context,
+        listener=listener,
+        stage="scoring the candidates",
+    )
     ranked = sorted(alone.checkpoints, key=lambda one: -one.score.n_correct)
     soup, best = RunningMean(), 0
     steps: list[SoupStep] = []
-    with watch("trying soups", len(ranked) * trial.n_images) as done:
+    with listener.on_stage("trying soups", len(ranked) * trial.n_images) as advance:
         for candidate in ranked:
             arrays = to_arrays(load_state_dict(candidate.path, entry=trial.evaluation.entry))
             name = f"the soup with {candidate.name}"
             mean = from_arrays(soup.mean_with(arrays, where=str(candidate.path)), where=name)
-            together = trial.score({name: mean}, on_batch=done)[name]
+            together = trial.score({name: mean}, advance=advance)[name]
             is_taken = not steps or together.n_correct >= best
             if is_taken:
                 soup.add(arrays, where=str(candidate.path))

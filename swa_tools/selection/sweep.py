@@ -6,7 +6,7 @@ The table behind "5 epochs" and "10 epochs" (Table 2 of the paper) and the curve
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +17,8 @@ from swa_tools.batchnorm import BnOptions
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.evaluation import EvaluationOptions, Score
+from swa_tools.listening import Listener
 from swa_tools.models import from_arrays
-from swa_tools.selection.scored_average import Watch, unwatched
 from swa_tools.selection.trial import open_trial
 
 End = Literal["first", "last"]
@@ -59,8 +59,7 @@ def sweep(
     bn: BnOptions,
     evaluation: EvaluationOptions,
     context: Distributed,
-    watch: Watch | None = None,
-    on_notice: Callable[[str], None] | None = None,
+    listener: Listener | None = None,
 ) -> list[SweepPoint]:
     """Score the averages of the first 1, 2, …, N checkpoints and of the last 1, 2, …, N.
 
@@ -74,8 +73,7 @@ def sweep(
         bn: How the statistics are measured.
         evaluation: How the averages are scored.
         context: The processes that share the images.
-        watch: Shows how far the passes over images are.
-        on_notice: Called with each line that a user should know.
+        listener: Who hears how far it is, and each line that a user should know.
 
     Returns:
         The points of the first n, then those of the last n; the average of all is in both.
@@ -91,17 +89,17 @@ def sweep(
         evaluation=evaluation,
         context=context,
     )
-    if on_notice is not None:
-        for line in trial.notices:
-            on_notice(line)
+    listener = listener or Listener()
+    for line in trial.notices:
+        listener.on_notice(line)
     n_groups = math.ceil((2 * len(paths) - 1) / evaluation.at_once)
     averages = _averages(paths, entry=evaluation.entry)
     points = []
-    with (watch or unwatched)("sweeping", n_groups * trial.n_images) as on_batch:
+    with listener.on_stage("sweeping", n_groups * trial.n_images) as advance:
         while group := list(itertools.islice(averages, evaluation.at_once)):
             names = [f"average of the {end} {len(sources)}" for end, sources, _ in group]
             weights = dict(zip(names, (tensors for *_, tensors in group), strict=True))
-            scores = trial.score(weights, on_batch=on_batch)
+            scores = trial.score(weights, advance=advance)
             points += [
                 SweepPoint(end=end, sources=sources, bn=trial.bn_state, score=scores[name])
                 for name, (end, sources, _) in zip(names, group, strict=True)

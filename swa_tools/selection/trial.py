@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from swa_tools.batchnorm import BnOptions, Conditions, conditions_of, recompute
 from swa_tools.data import ImageSet, evaluation_loader, map_to_outputs
 from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.evaluation import EvaluationOptions, Score, evaluate
+from swa_tools.listening import Advance, unheard
 from swa_tools.models import BuiltModel, has_batchnorm, load_checkpoint, load_into
 
 
@@ -49,15 +50,15 @@ class Trial:
 
     @property
     def n_images(self) -> int:
-        """Images that a call of `score` runs through the network, on all ranks."""
-        n_samples = self.bn.n_samples or len(self.bn_images)
-        return min(n_samples, len(self.bn_images)) + len(self.images)
+        """Images that a call of `score` runs through the network, about, on this rank."""
+        n_samples = min(self.bn.n_samples or len(self.bn_images), len(self.bn_images))
+        return (n_samples + len(self.images)) // self.context.world_size
 
     def score(
         self,
         state_dicts: Mapping[str, Mapping[str, torch.Tensor]],
         *,
-        on_batch: Callable[[int], None] | None = None,
+        advance: Advance = unheard,
     ) -> dict[str, Score]:
         """Recompute BatchNorm for each set of weights and score it.
 
@@ -65,7 +66,7 @@ class Trial:
 
         Args:
             state_dicts: Weights by name.
-            on_batch: Called with the number of images after each batch of either pass.
+            advance: Called with the number of images after each batch of either pass.
 
         Raises:
             SwaToolsError: As `recompute` and `evaluate`.
@@ -82,13 +83,13 @@ class Trial:
             options=self.bn,
             conditions=self.conditions,
             context=self.context,
-            on_batch=on_batch,
+            advance=advance,
         )
         loader = evaluation_loader(
             self.images, self.built.preprocessing, options=self.evaluation, context=self.context
         )
         amp = amp_dtype(self.evaluation.amp, self.context.device)
-        return evaluate(modules, loader, context=self.context, amp=amp, on_batch=on_batch).scores
+        return evaluate(modules, loader, context=self.context, amp=amp, advance=advance).scores
 
 
 def open_trial(

@@ -6,8 +6,9 @@ A run begins in `preparation.open_run`, which leads from its options to a `run.R
 The names are imported when they are first used: `swa_tools.training.schedules` needs no torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from swa_tools.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from swa_tools.training.loop import finetune
@@ -15,19 +16,13 @@ if TYPE_CHECKING:
     from swa_tools.training.progress import FinetuneResult
     from swa_tools.training.schedule_options import ScheduleOptions
 
-_MODULES = {
-    "FinetuneOptions": "options",
-    "FinetuneResult": "progress",
-    "OptimizerOptions": "optimizer_options",
-    "ScheduleOptions": "schedule_options",
-    "finetune": "loop",
-}
-
-__all__ = ["FinetuneOptions", "FinetuneResult", "OptimizerOptions", "ScheduleOptions", "finetune"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'swa_tools.training' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"swa_tools.training.{_MODULES[name]}"), name)
+__getattr__, __all__ = lazy_names(
+    __name__,
+    {
+        "loop": ("finetune",),
+        "optimizer_options": ("OptimizerOptions",),
+        "options": ("FinetuneOptions",),
+        "progress": ("FinetuneResult",),
+        "schedule_options": ("ScheduleOptions",),
+    },
+)

@@ -17,7 +17,7 @@ from swa_tools.training.failures import check_weights, diverged, explain, is_los
 from swa_tools.training.interrupts import StopRequest, agreed_signal, stop_signals
 from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.preparation import open_run
-from swa_tools.training.progress import FinetuneResult, Listener, Progress
+from swa_tools.training.progress import FinetuneResult, Progress, RunListener
 from swa_tools.training.resume import describe_changes, environment
 from swa_tools.training.run import Run
 from swa_tools.training.saving import clear_away, save, save_capture
@@ -32,7 +32,7 @@ def finetune(
     options: FinetuneOptions,
     *,
     context: Distributed | None = None,
-    listener: Listener | None = None,
+    listener: RunListener | None = None,
     caller: Caller | None = None,
 ) -> FinetuneResult:
     """Fine-tune a model with a learning rate schedule, and save its captures.
@@ -54,7 +54,7 @@ def finetune(
         run = open_run(
             options,
             context=context,
-            listener=listener or Listener(),
+            listener=listener or RunListener(),
             caller=caller or Caller(),
         )
         stack.enter_context(_fastest_convolutions())

@@ -34,7 +34,10 @@ def parse_kept(text: str) -> int | None:
     return int(text)
 
 
+_MODEL: dict[str, Any] = {"section": "Model", "affects": "numbers"}
 _UPDATE: dict[str, Any] = {"section": "Optimizer", "affects": "numbers"}
+_AVERAGES: dict[str, Any] = {"section": "Averages", "affects": "numbers"}
+_GOING_ON: dict[str, Any] = {"section": "Stopping and going on"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,61 +75,33 @@ class FinetuneOptions(PassOptions, ImageSource):
         affects="numbers",
     )
     checkpoint: Path | None = option(
-        None,
-        help="Starting weights on disk, not the library's.",
-        section="Model",
-        metavar="FILE",
-        affects="numbers",
+        None, help="Starting weights on disk, not the library's.", metavar="FILE", **_MODEL
     )
     entry: str | None = option(
-        None,
-        help="Which weights of a pickled --checkpoint.",
-        section="Model",
-        metavar="KEY",
-        affects="numbers",
+        None, help="Which weights of a pickled --checkpoint.", metavar="KEY", **_MODEL
     )
     from_run: Path | None = option(
         None,
         help="Start at the end of another run, with its optimizer state.",
-        section="Model",
         flag="--from",
         metavar="RUN",
-        affects="numbers",
+        **_MODEL,
     )
     pretrained: bool = option(
-        True,
-        help="Start from the library's weights, or from random ones.",
-        section="Model",
-        affects="numbers",
+        True, help="Start from the library's weights, or from random ones.", **_MODEL
     )
-    new_head: bool = option(
-        False,
-        help="New classifier over the classes of the data.",
-        section="Model",
-        affects="numbers",
-    )
+    new_head: bool = option(False, help="New classifier over the classes of the data.", **_MODEL)
     image_size: int | None = option(
-        None,
-        help="Input size in pixels.",
-        section="Model",
-        shown_default="the model's",
-        bounds=COUNT,
-        affects="numbers",
+        None, help="Input size in pixels.", shown_default="the model's", bounds=COUNT, **_MODEL
     )
     model_kwargs: dict[str, Any] = option(
         factory=dict,
         help="Argument of the model's constructor; may be repeated.",
-        section="Model",
         metavar="NAME=VALUE",
-        affects="numbers",
+        **_MODEL,
     )
     drop_path: float | None = option(
-        None,
-        help="Stochastic depth.",
-        section="Model",
-        shown_default="the model's",
-        bounds=SHARE,
-        affects="numbers",
+        None, help="Stochastic depth.", shown_default="the model's", bounds=SHARE, **_MODEL
     )
     synthetic_data: int | None = option(
         None,
@@ -153,11 +128,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     schedule: ScheduleOptions = dataclasses.field(default_factory=ScheduleOptions)
     batch_size: int = option(
-        256,
-        help="Images in a batch, over all processes together.",
-        section="Optimizer",
-        bounds=COUNT,
-        affects="numbers",
+        256, help="Images in a batch, over all processes together.", bounds=COUNT, **_UPDATE
     )
     accumulate: int = option(
         1,
@@ -167,20 +138,16 @@ class FinetuneOptions(PassOptions, ImageSource):
         affects="bits",
     )
     optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
-    label_smoothing: float = option(
-        0.0, help="Of the cross entropy.", section="Optimizer", bounds=SHARE, affects="numbers"
-    )
+    label_smoothing: float = option(0.0, help="Of the cross entropy.", bounds=SHARE, **_UPDATE)
     swa_online: bool = option(
         False,
         help="Keep the average in the run, BatchNorm recomputed and scored (RUN/swa.safetensors).",
-        section="Averages",
-        affects="numbers",
+        **_AVERAGES,
     )
     include_init: bool = option(
         False,
         help="Count the starting weights in the average once, too, as Algorithm 1 is printed.",
-        section="Averages",
-        affects="numbers",
+        **_AVERAGES,
     )
     swa_every: int | None = option(
         None,
@@ -201,10 +168,9 @@ class FinetuneOptions(PassOptions, ImageSource):
     ema: float | None = option(
         None,
         help="Keep a moving average, too (RUN/ema/).",
-        section="Averages",
         metavar="DECAY",
         bounds=SHARE,
-        affects="numbers",
+        **_AVERAGES,
     )
     compile: bool = option(False, help="Use torch.compile.", section="Speed", affects="bits")
     sync_bn: bool = option(
@@ -212,21 +178,16 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     resume: bool = False
     resume_if_exists: bool = option(
-        False,
-        help="Go on if RUN has begun, else begin it.",
-        section="Stopping and going on",
-        is_recorded=False,
+        False, help="Go on if RUN has begun, else begin it.", is_recorded=False, **_GOING_ON
     )
     resume_every: str = option(
         "10min",
         help="Save a point to resume from: 500steps, 0.5epochs, 10min; at every cycle's end"
         " anyway.",
-        section="Stopping and going on",
         metavar="INTERVAL",
+        **_GOING_ON,
     )
-    allow_nonfinite: bool = option(
-        False, help="Go on when the loss is NaN or Inf.", section="Stopping and going on"
-    )
+    allow_nonfinite: bool = option(False, help="Go on when the loss is NaN or Inf.", **_GOING_ON)
     output: Path = option(
         help="Run directory to write.", short="-o", metavar="RUN", is_recorded=False
     )
@@ -255,16 +216,16 @@ class JobOptions:
     resume: Path | None = option(
         None,
         help="Go on with a run, with its own options.",
-        section="Stopping and going on",
         metavar="RUN",
         is_recorded=False,
+        **_GOING_ON,
     )
     config: Path | None = option(
         None,
         help="Take the options of another run from its run.json.",
-        section="Stopping and going on",
         metavar="FILE",
         is_recorded=False,
+        **_GOING_ON,
     )
     tensorboard: bool = option(False, help="Write scalars to RUN/tensorboard/, too.")
     plot_schedule: Path | None = option(

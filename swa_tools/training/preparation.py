@@ -16,7 +16,7 @@ from swa_tools.training.network import build_network, check_network
 from swa_tools.training.optimizer import check_optimizer
 from swa_tools.training.options import FinetuneOptions, compared, recorded
 from swa_tools.training.plan import RunPlan, RunSizes, measure_run, parse_interval, plan_run
-from swa_tools.training.progress import Listener
+from swa_tools.training.progress import RunListener
 from swa_tools.training.resume import ResumePoint, check_settings
 from swa_tools.training.run import Run
 from swa_tools.training.schedule_options import steps_of
@@ -24,7 +24,7 @@ from swa_tools.training.start import Start, is_resumed, open_start
 
 
 def open_run(
-    options: FinetuneOptions, *, context: Distributed, listener: Listener, caller: Caller
+    options: FinetuneOptions, *, context: Distributed, listener: RunListener, caller: Caller
 ) -> Run:
     """Set a run up; rank 0 makes its directory.
 
@@ -47,7 +47,7 @@ def open_run(
         settings=run_settings(options, plan, start, epochs_before=start.epochs_before),
         context=context,
         directory=directory,
-        listener=listener if context.is_main else Listener(),
+        listener=listener if context.is_main else RunListener(),
         start=start,
         loaders=loaders,
         network=build_network(options, start, context=context, steps_before=steps_before),

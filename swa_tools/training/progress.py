@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from swa_tools.distributed import Distributed
+from swa_tools.listening import Listener, unheard
 from swa_tools.records import Record
 from swa_tools.training.plan import RunPlan
 
@@ -69,25 +70,19 @@ class FinetuneResult:
     n_skipped: int
 
 
-def _ignore(_: object) -> None:
-    return
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
-    """Functions that a run calls, on rank 0 alone; by default it runs silently.
+class RunListener(Listener):
+    """Functions that a run calls, on rank 0 alone; by default nobody hears it.
 
     Attributes:
         on_plan: Once, before the first step.
         on_progress: After each step.
         on_record: For each record that goes into the metrics.
-        on_notice: With a line for the user.
     """
 
-    on_plan: Callable[[RunPlan], None] = _ignore
-    on_progress: Callable[[Progress], None] = _ignore
-    on_record: Callable[[Record], None] = _ignore
-    on_notice: Callable[[str], None] = _ignore
+    on_plan: Callable[[RunPlan], None] = unheard
+    on_progress: Callable[[Progress], None] = unheard
+    on_record: Callable[[Record], None] = unheard
 
 
 class Stopwatch:

@@ -16,7 +16,7 @@ from swa_tools.training.loaders import Loaders
 from swa_tools.training.network import Network
 from swa_tools.training.options import FinetuneOptions
 from swa_tools.training.plan import RunPlan
-from swa_tools.training.progress import Listener, LossLog, Stopwatch
+from swa_tools.training.progress import LossLog, RunListener, Stopwatch
 from swa_tools.training.start import Start, training_view_of
 
 
@@ -49,7 +49,7 @@ class Run:
     settings: dict[str, Any]
     context: Distributed
     directory: RunDirectory
-    listener: Listener
+    listener: RunListener
     start: Start
     loaders: Loaders
     network: Network

@@ -36,15 +36,9 @@ def read_all():
 def average(tmp_path, read_all):
     """Average files and read the result back."""
 
-    def run(paths, *, weighting=None, include_init=False, **options):
+    def run(paths, **options):
         output = tmp_path / "out.safetensors"
-        average_checkpoints(
-            paths,
-            output,
-            weighting=weighting,
-            include_init=include_init,
-            options=AverageOptions(force=True, **options),
-        )
+        average_checkpoints(paths, output, options=AverageOptions(force=True, **options))
         return read_all(output)
 
     return run

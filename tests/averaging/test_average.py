@@ -201,7 +201,7 @@ class TestOutput:
         paths = [tmp_path / f"{k}.pth" for k in range(2)]
         for k, path in enumerate(paths):
             torch.save({"w": torch.full((300_000,), float(k))}, path)
-        options = AverageOptions(n_threads=1, on_bytes=lambda _: os.truncate(paths[1], 1000))
+        options = AverageOptions(n_threads=1, advance=lambda _: os.truncate(paths[1], 1000))
         with pytest.raises(CheckpointError, match="1.pth: it became shorter while it was read"):
             average_checkpoints(paths, tmp_path / "out.safetensors", options=options)
         assert sorted(tmp_path.iterdir()) == paths
@@ -241,7 +241,8 @@ class TestMetadata:
     def test_sources_are_named_with_their_weights_and_digests(self, checkpoints, states, tmp_path):
         paths = checkpoints(*states(3), metadata=TRAINED)
         output = tmp_path / "out.safetensors"
-        average_checkpoints(paths, output, weighting=Weights((1, 1, 2)), include_init=True)
+        options = AverageOptions(weighting=Weights((1, 1, 2)), include_init=True)
+        average_checkpoints(paths, output, options=options)
         metadata = read_metadata(output)
         assert metadata.kind == "average"
         assert metadata.model == MODEL
@@ -269,7 +270,8 @@ class TestMetadata:
     )
     def test_the_weighting_is_named(self, checkpoints, states, tmp_path, weighting, name):
         output = tmp_path / "out.safetensors"
-        average_checkpoints(checkpoints(*states(2)), output, weighting=weighting)
+        options = AverageOptions(weighting=weighting)
+        average_checkpoints(checkpoints(*states(2)), output, options=options)
         average = read_metadata(output).average
         assert average.weighting == name
         assert sum(source.weight for source in average.sources) == pytest.approx(1)

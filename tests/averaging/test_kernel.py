@@ -168,7 +168,8 @@ def test_weighted_average_is_the_weighted_float64_sum(tmp_path_factory, dtype, f
     for k, array in enumerate(arrays):
         write_checkpoint(folder / f"{k}.safetensors", {"w": array}, None)
     paths = [folder / f"{k}.safetensors" for k in range(len(factors))]
-    average_checkpoints(paths, folder / "out.safetensors", weighting=Weights(factors))
+    options = AverageOptions(weighting=Weights(factors))
+    average_checkpoints(paths, folder / "out.safetensors", options=options)
     with open_checkpoint(folder / "out.safetensors") as checkpoint:
         assert checkpoint.read_bytes("w") == expected(arrays, dtype, factors)
 
@@ -341,7 +342,7 @@ def test_iterating_gives_the_arrays_of_the_file(checkpoints, average, states):
 def test_progress_counts_every_byte_once(checkpoints, tmp_path):
     paths = checkpoints(*({"w": np.ones(200_000), "n": np.array(1)} for _ in range(3)))
     counted = []
-    options = AverageOptions(on_bytes=counted.append)
+    options = AverageOptions(advance=counted.append)
     result = average_checkpoints(paths, tmp_path / "out.safetensors", options=options)
     assert sum(counted) == result.bytes_read == 3 * (200_000 * 8 + 8)
 

@@ -392,7 +392,7 @@ def test_many_models_in_one_pass_are_each_as_alone():
     together, alone = [ready(network(seed)) for seed in (0, 1)], [ready(network(1)), ready()]
     together.insert(1, nn.Conv2d(3, 3, 1))
     counted = []
-    reports = update_bn_many(together, iter(batches(8, 5)), on_batch=counted.append)
+    reports = update_bn_many(together, iter(batches(8, 5)), advance=counted.append)
     update_bn(alone[0], batches(8, 5))
     update_bn(alone[1], batches(8, 5))
     assert_same_statistics(together[2], alone[0], rtol=0)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from swa_tools.distributed import Distributed, amp_dtype, single_process
 from swa_tools.models import create_model
 from swa_tools.training import FinetuneOptions, finetune
-from swa_tools.training.progress import Listener
+from swa_tools.training.progress import RunListener
 
 WARM_UP = 10
 """Steps that do not count; a multiple of the options' `log_every`."""
@@ -70,7 +70,7 @@ def our_loop(arguments: argparse.Namespace, context: Distributed) -> float:
             if progress.step in (WARM_UP, n_steps):
                 times[progress.step] = time.perf_counter()
 
-        finetune(options, context=context, listener=Listener(on_progress=on_progress))
+        finetune(options, context=context, listener=RunListener(on_progress=on_progress))
     return arguments.steps * arguments.batch_size / (times[n_steps] - times[WARM_UP])
 
 

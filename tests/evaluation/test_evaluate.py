@@ -230,7 +230,7 @@ def test_predictors_are_called_once_per_batch_and_progress_is_told():
         return F.one_hot(batch.targets, N_CLASSES).bfloat16()
 
     batches = batches_of(images, targets, batch_size=8)
-    result = score_predictors({"right": predict}, batches, on_batch=progress.append)
+    result = score_predictors({"right": predict}, batches, advance=progress.append)
     assert result.scores["right"].top1 == 100
     assert calls == progress == [8, 8, 4]
 

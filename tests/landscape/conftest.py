@@ -38,7 +38,8 @@ def survey(image_folder, tmp_path):
         from swa_tools.data import open_images
         from swa_tools.distributed import single_process
         from swa_tools.landscape.options import SurfaceOptions
-        from swa_tools.landscape.survey import Survey, SurveyListener
+        from swa_tools.landscape.survey import Survey
+        from swa_tools.listening import Listener
 
         chosen = {"bn_samples": 9, "train_samples": 6, "val_samples": 12, "workers": 0}
         return Survey(
@@ -47,7 +48,7 @@ def survey(image_folder, tmp_path):
             val=open_images(image_folder / "val"),
             options=SurfaceOptions(**{**chosen, "batch_size": 4, **options}),
             context=single_process("cpu"),
-            listener=listener or SurveyListener(),
+            listener=listener or Listener(),
             force=force,
         )
 

@@ -1,5 +1,6 @@
 """Work that is killed, and work on several ranks."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -13,7 +14,7 @@ from swa_tools.landscape import geometry
 from swa_tools.landscape.plane import PlaneOptions, measure_plane
 from swa_tools.landscape.ray import RayOptions, measure_rays
 from swa_tools.landscape.surface import Surface
-from swa_tools.landscape.survey import SurveyListener
+from swa_tools.listening import Listener
 
 SMALL = PlaneOptions(n_points=2, margin=0.1)
 N_POINTS = 3 + 2 * 2
@@ -63,7 +64,7 @@ def test_killed_work_goes_on_where_it_was(captures, survey, n_scored, tmp_path):
         assert not killed.output.exists()
     n_scored["until"] = 10**9
     notices = []
-    listener = SurveyListener(on_notice=notices.append)
+    listener = Listener(on_notice=notices.append)
     measure_plane(captures[:3], dataclasses.replace(killed, listener=listener), options=SMALL)
     assert n_scored["n"] == N_POINTS  # nothing was done twice
     assert f"5 of {N_POINTS} points are already done" in notices[0]
@@ -135,18 +136,18 @@ def test_work_that_was_killed_as_it_wrote_its_numbers_is_finished(
 def test_progress_counts_every_image_once(captures, survey):
     totals, done = [], []
 
-    def start(n_images):
+    def start(_, n_images):
         totals.append(n_images)
-        return done.append
+        return contextlib.nullcontext(done.append)
 
-    measure_plane(captures[:3], survey(listener=SurveyListener(on_start=start)), options=SMALL)
+    measure_plane(captures[:3], survey(listener=Listener(on_stage=start)), options=SMALL)
     assert totals == [N_POINTS * (9 + 6 + 12)]
     assert sum(done) == totals[0]
 
 
 def test_leaving_out_the_recompute_is_announced(captures, survey):
     notices = []
-    listener = SurveyListener(on_notice=notices.append)
+    listener = Listener(on_notice=notices.append)
     measure_plane(captures[:3], survey(bn_samples=0, listener=listener), options=SMALL)
     assert any("--bn-samples 0" in line and "wrong" in line for line in notices)
 

@@ -12,7 +12,7 @@ from swa_tools.records import read_records
 from swa_tools.training.failures import are_finite, enough_memory, explain, is_lost_connection
 from swa_tools.training.loop import finetune
 from swa_tools.training.network import Stepper
-from swa_tools.training.progress import Listener
+from swa_tools.training.progress import RunListener
 from swa_tools.training.resume import load_resume_point
 from swa_tools.training.schedule_options import ScheduleOptions
 
@@ -47,7 +47,7 @@ def test_with_allow_nonfinite_they_are_and_the_run_goes_on(options):
     notices = []
     result = finetune(
         options(schedule=DIVERGING, allow_nonfinite=True, epochs=0.5, swa_online=True, swa_every=1),
-        listener=Listener(on_notice=notices.append),
+        listener=RunListener(on_notice=notices.append),
     )
     assert result.step == 3
     assert len(result.captures) == 3

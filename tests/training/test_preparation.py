@@ -21,7 +21,7 @@ from swa_tools.training.description import Caller
 from swa_tools.training.loop import finetune
 from swa_tools.training.options import OptimizerOptions
 from swa_tools.training.preparation import open_run, preview
-from swa_tools.training.progress import Listener
+from swa_tools.training.progress import RunListener
 from swa_tools.training.resume import load_resume_point
 from swa_tools.training.schedule_options import ScheduleOptions
 
@@ -187,7 +187,7 @@ def test_metrics_that_were_shortened_are_noticed(options):
 def test_a_run_from_another_takes_its_last_weights_and_optimizer(options, half_done):
     point = load_resume_point(half_done / "resume.pt")
     changes = {"model": None, "new_head": False, "image_size": None, "from_run": half_done}
-    run = open_run(options(**changes), context=CPU, listener=Listener(), caller=Caller())
+    run = open_run(options(**changes), context=CPU, listener=RunListener(), caller=Caller())
     for name, tensor in run.network.module.state_dict().items():
         assert torch.equal(tensor, point.model[name])
     state = run.network.stepper.optimizer.state_dict()["state"]
@@ -213,7 +213,7 @@ def test_a_run_from_another_has_its_own_hyperparameters(options, half_done):
     changes = {"model": None, "new_head": False, "from_run": half_done, "image_size": 48}
     own = OptimizerOptions(weight_decay=0.5, momentum=0.8, nesterov=True)
     run = open_run(
-        options(optimizer=own, **changes), context=CPU, listener=Listener(), caller=Caller()
+        options(optimizer=own, **changes), context=CPU, listener=RunListener(), caller=Caller()
     )
     (group,) = run.network.stepper.optimizer.param_groups
     assert (group["weight_decay"], group["momentum"], group["nesterov"]) == (0.5, 0.8, True)
@@ -274,7 +274,7 @@ def test_a_run_that_continues_an_annealing_is_resumed_by_the_same_command(
         if progress.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    finetune(options(**fields), listener=Listener(on_progress=stop))
+    finetune(options(**fields), listener=RunListener(on_progress=stop))
     result = finetune(options(**fields))
     assert result.resumed_step == 5
     assert files(result.run) == files(whole.run)
@@ -314,13 +314,13 @@ def test_continuing_a_run_that_has_not_ended_is_told(options, half_done, tmp_pat
         if progress.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    stopped = finetune(options(output=tmp_path / "first"), listener=Listener(on_progress=stop))
+    stopped = finetune(options(output=tmp_path / "first"), listener=RunListener(on_progress=stop))
     fields = {"model": None, "new_head": False, "image_size": None, "epochs": 0.2}
     for earlier, told in ((stopped.run, True), (half_done, False)):
         notices = []
         finetune(
             options(from_run=earlier, output=tmp_path / f"{told}", **fields),
-            listener=Listener(on_notice=notices.append),
+            listener=RunListener(on_notice=notices.append),
         )
         line = f"--from {earlier}: that run has not ended, it is after step 3 of 12"
         assert (line in notices) is told
@@ -377,7 +377,7 @@ def test_stochastic_depth_is_added_to_weights_on_disk(options, half_done):
     run = open_run(
         options(checkpoint=half_done / "start.safetensors", **changes),
         context=CPU,
-        listener=Listener(),
+        listener=RunListener(),
         caller=Caller(),
     )
     rates = {m.drop_prob for m in run.network.module.modules() if type(m).__name__ == "DropPath"}
@@ -411,7 +411,7 @@ def test_validation_inside_the_cycles_and_of_the_moving_average(options):
 
 def test_an_incomplete_cycle_is_announced_and_not_captured(options):
     plans = []
-    result = finetune(options(epochs=1.5), listener=Listener(on_plan=plans.append))
+    result = finetune(options(epochs=1.5), listener=RunListener(on_plan=plans.append))
     assert "cycle 2 is not completed: the run ends after 3 of its 6 steps" in (
         plans[0].incomplete_cycle
     )

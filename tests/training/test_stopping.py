@@ -12,7 +12,7 @@ from swa_tools.training.interrupts import stop_signals
 from swa_tools.training.loop import finetune
 from swa_tools.training.network import Stepper
 from swa_tools.training.options import OptimizerOptions
-from swa_tools.training.progress import Listener
+from swa_tools.training.progress import RunListener
 from swa_tools.training.resume import load_resume_point
 from swa_tools.training.schedule_options import ScheduleOptions
 
@@ -24,7 +24,7 @@ def send(number, *, at_step):
         if progress.step == at_step:
             os.kill(os.getpid(), number)
 
-    return Listener(on_progress=on_progress)
+    return RunListener(on_progress=on_progress)
 
 
 def resumed(options, **changes):
@@ -66,7 +66,7 @@ def test_a_signal_in_a_validation_cuts_it_short_and_it_is_done_after_resuming(op
         if record.event == "epoch" and record.step == 6:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    result = finetune(options(), listener=Listener(on_record=on_record))
+    result = finetune(options(), listener=RunListener(on_record=on_record))
     assert result.stopped_by == signal.SIGTERM
     metrics = result.run / "metrics.jsonl"
     assert [r.step for r in read_records(metrics) if r.event == "evaluation"] == [0]
@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
 
 def test_a_loss_that_is_not_finite_is_ignored_on_request(options):
     notices = []
-    listener = Listener(on_notice=notices.append)
+    listener = RunListener(on_notice=notices.append)
     schedule = ScheduleOptions(schedule="constant", lr_max=1e30)
     result = finetune(options(schedule=schedule, allow_nonfinite=True, epochs=1), listener=listener)
     assert result.step == 6
@@ -139,7 +139,7 @@ def test_a_resume_point_is_saved_when_the_time_is_up(options, files, tmp_path):
     def on_progress(progress):
         moments.append(load_resume_point(tmp_path / "run" / "resume.pt").step)
 
-    finetune(options(resume_every="0.000001min"), listener=Listener(on_progress=on_progress))
+    finetune(options(resume_every="0.000001min"), listener=RunListener(on_progress=on_progress))
     assert moments == list(range(12))
 
 

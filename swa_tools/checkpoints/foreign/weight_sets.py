@@ -196,8 +196,8 @@ def _is_module(value: Any) -> bool:
 def _whole_module(module: Inert, key: str | None = None) -> str:
     place = f" under {key!r}" if key is not None else ""
     return (
-        f"it holds a whole module{place}, a {module.name!r:.200}, which can be loaded only by running"
-        " its code; where that code is at hand, save its state_dict()"
+        f"it holds a whole module{place}, a {module.name!r:.200}, which can be loaded only by"
+        " running its code; where that code is at hand, save its state_dict()"
     )
 
 

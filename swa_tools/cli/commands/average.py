@@ -3,13 +3,27 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from swa_tools.averaging import (
+    AverageOptions,
+    AveragePlan,
+    AverageResult,
+    Selection,
+    WeightingOptions,
+    average_checkpoints,
+    describe,
+    find_duplicates,
+    open_all,
+    plan_average,
+    select,
+)
 from swa_tools.batchnorm.options import BnOptions
+from swa_tools.checkpoints import Checkpoint, check_output, find_checkpoints
 from swa_tools.cli.computing import computing
-from swa_tools.cli.declared import names_of, options_of, taken
+from swa_tools.cli.declared import names_of, options_of, sections_of, taken
 from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.options import (
     checkpoints_argument,
@@ -19,7 +33,6 @@ from swa_tools.cli.options import (
     results_option,
 )
 from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
-from swa_tools.cli.parameter_types import COUNT, NumberList
 from swa_tools.cli.results import check_results
 from swa_tools.cli.sections import SectionedCommand
 from swa_tools.cli.whole_job import average_recompute_evaluate
@@ -27,16 +40,11 @@ from swa_tools.data.options import ImageSource
 from swa_tools.errors import SwaToolsError
 from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice
-
-if TYPE_CHECKING:
-    from swa_tools.averaging import AveragePlan, AverageResult, Weighting
-    from swa_tools.checkpoints import Checkpoint
-
+from swa_tools.run_directory import common_run_of_captures
 
 SECTIONS = {
-    "Which checkpoints": ("every", "first", "last", "top", "metric", "lowest", "include_init"),
-    "How": ("weights", "ema", "interpolate", "allow_negative", "dtype", "allow_nonfinite"),
-    "BatchNorm and scores, with images": (*names_of(ImageSource, BnOptions), "results"),
+    **sections_of(Selection, WeightingOptions, AverageOptions),
+    "BatchNorm and scores, with images": [*names_of(ImageSource, BnOptions), "results"],
     "Files of other tools": names_of(ModelChoice),
 }
 
@@ -50,19 +58,7 @@ SECTIONS = {
 )
 @checkpoints_argument
 @click.option("-o", "--output", metavar="FILE", help="Safetensors file; DIR/ for a model folder.")
-@click.option("--every", type=COUNT, metavar="N", help="Take every N-th, counted from the last.")
-@click.option("--first", type=COUNT, metavar="N", help="Take the first N.")
-@click.option("--last", type=COUNT, metavar="N", help="Take the last N.")
-@click.option("--top", type=COUNT, metavar="N", help="Take the N best by --metric.")
-@click.option("--metric", metavar="NAME", help="top1, nll, eval_top1, … as its trainer wrote it.")
-@click.option("--lowest", is_flag=True, help="Low values of the metric are good.")
-@click.option("--weights", type=NumberList(), metavar="W,W,…", help="One factor per checkpoint.")
-@click.option("--ema", type=float, metavar="DECAY", help="Exponential moving average.")
-@click.option("--interpolate", type=float, metavar="T", help="(1 - T) x first + T x second.")
-@click.option("--allow-negative", is_flag=True, help="Let factors be negative.")
-@click.option("--include-init", is_flag=True, help="Count the run's starting point once, too.")
-@click.option("--dtype", metavar="DTYPE", help="Write this dtype: F32, BF16, F16, …")
-@click.option("--allow-nonfinite", is_flag=True, help="Let NaN and Inf pass.")
+@options_of(Selection, WeightingOptions, AverageOptions)
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and stop.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what will be done, then do it.")
 @options_of(ImageSource, BnOptions, ModelChoice)
@@ -74,23 +70,9 @@ def command(
     *,
     checkpoints: tuple[str, ...],
     output: str | None,
-    every: int | None,
-    first: int | None,
-    last: int | None,
-    top: int | None,
-    metric: str | None,
-    lowest: bool,
-    weights: tuple[float, ...] | None,
-    ema: float | None,
-    interpolate: float | None,
-    allow_negative: bool,
-    include_init: bool,
-    dtype: str | None,
-    allow_nonfinite: bool,
     only_plan: bool,
     verbose: bool,
     results: Path | None,
-    force: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -102,95 +84,81 @@ def command(
     trained on them, and it is scored on the validation images, if there are any, beside the
     averaged statistics and the best checkpoint.
     """
-    from swa_tools.averaging import (
-        AverageOptions,
-        Selection,
-        average_checkpoints,
-        open_all,
-        select,
-    )
-    from swa_tools.checkpoints import check_output, find_checkpoints
-
-    source, bn = taken(ImageSource, given), taken(BnOptions, given)
-    evaluation = taken(EvaluationOptions, given)
-    entry = evaluation.entry
-    weighting = _weighting(weights, ema, interpolate, allow_negative=allow_negative)
-    selection = Selection(
-        every=every, first=first, last=last, top=top, metric=metric, lowest=lowest
-    )
+    options, source = _options(given), taken(ImageSource, given)
     if output is None and not only_plan:
         raise click.UsageError("Missing option '-o' / '--output'.")
-    paths = select(find_checkpoints(checkpoints), selection, entry=entry)
-    if include_init:
+    paths = select(find_checkpoints(checkpoints), taken(Selection, given), entry=options.entry)
+    if options.include_init:
         paths = [_start_of(paths), *paths]
-    with open_all(paths, entry=entry) as opened:
-        _check_factors(opened, weighting)
+    with open_all(paths, entry=options.entry) as opened:
+        _check_factors(opened, options)
         kept = without_duplicates(opened)
         if only_plan or verbose:
-            _print_plan(kept, weighting, dtype=dtype, as_json=as_json and only_plan)
-    if output is not None and not output.endswith("/"):
-        check_output(Path(output), force=force)
+            _print_plan(kept, options, as_json=as_json and only_plan)
+    paths = [checkpoint.path for checkpoint in kept]
+    is_folder = output is not None and output.endswith("/")
+    if output is not None and not is_folder:
+        check_output(Path(output), force=options.force)
     if only_plan or output is None:
         return
-    paths = [checkpoint.path for checkpoint in kept]
-    options = AverageOptions(dtype=dtype, entry=entry, allow_nonfinite=allow_nonfinite, force=force)
-    if source.data or source.train_dir or source.val_dir:
-        if output.endswith("/"):
-            raise click.UsageError("With --data the output is one file.")
-        from swa_tools.data import has_split, open_split
+    if not (source.data or source.train_dir or source.val_dir):
+        _average(paths, output, options, as_json=as_json)
+    elif is_folder:
+        raise click.UsageError("With --data the output is one file.")
+    else:
+        _whole_job(paths, Path(output), options, given, results=results, as_json=as_json)
 
-        check_results(results)
-        with computing(bn.device) as context:
-            average_recompute_evaluate(
-                paths,
-                Path(output),
-                train=open_split("train", source),
-                val=open_split("val", source) if has_split("val", source) else None,
-                average=options,
-                bn=bn,
-                evaluation=evaluation,
-                context=context,
-                command_line=command_line(),
-                as_json=as_json,
-                results=results,
-                weighting=weighting,
-                include_init=include_init,
-            )
-        return
+
+def _options(given: dict[str, Any]) -> AverageOptions:
+    try:
+        weighting = taken(WeightingOptions, given).weighting
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    others = {"entry": given["entry"], "force": given["force"]}
+    return taken(AverageOptions, given, weighting=weighting, **others)
+
+
+def _average(paths: list[Path], output: str, options: AverageOptions, *, as_json: bool) -> None:
     n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     with progress("averaging", n_bytes or None, unit="bytes") as advance:
-        options = dataclasses.replace(options, on_bytes=advance)
-        result = average_checkpoints(
-            paths, output, weighting=weighting, include_init=include_init, options=options
-        )
+        options = dataclasses.replace(options, advance=advance)
+        result = average_checkpoints(paths, output, options=options)
     _print_result(result, as_json=as_json)
 
 
-def _weighting(
-    weights: tuple[float, ...] | None,
-    ema: float | None,
-    interpolate: float | None,
+def _whole_job(
+    paths: list[Path],
+    output: Path,
+    options: AverageOptions,
+    given: dict[str, Any],
     *,
-    allow_negative: bool,
-) -> "Weighting":
-    from swa_tools.averaging import Ema, Interpolate, Uniform, Weights
+    results: Path | None,
+    as_json: bool,
+) -> None:
+    """Average, recompute BatchNorm on images, and score the result."""
+    from swa_tools.data import has_split, open_split
 
-    if sum(choice is not None for choice in (weights, ema, interpolate)) > 1:
-        raise click.UsageError("Give one of --weights, --ema and --interpolate.")
-    if weights is not None:
-        return Weights(weights, allow_negative)
-    if ema is not None:
-        return Ema(ema)
-    if interpolate is not None:
-        return Interpolate(interpolate, allow_negative)
-    return Uniform()
+    source, bn = taken(ImageSource, given), taken(BnOptions, given)
+    check_results(results)
+    with computing(bn.device) as context:
+        average_recompute_evaluate(
+            paths,
+            output,
+            train=open_split("train", source),
+            val=open_split("val", source) if has_split("val", source) else None,
+            average=options,
+            bn=bn,
+            evaluation=taken(EvaluationOptions, given),
+            context=context,
+            command_line=command_line(),
+            as_json=as_json,
+            results=results,
+        )
 
 
-def _check_factors(opened: "Sequence[Checkpoint]", weighting: "Weighting") -> None:
+def _check_factors(opened: Sequence[Checkpoint], options: AverageOptions) -> None:
     """Refuse factors for checkpoints of which some are the same."""
-    from swa_tools.averaging import find_duplicates
-
-    if weighting.name not in ("weights", "interpolate"):
+    if options.weighting.name not in ("weights", "interpolate"):
         return
     for duplicate in find_duplicates(opened):
         raise SwaToolsError(
@@ -200,8 +168,6 @@ def _check_factors(opened: "Sequence[Checkpoint]", weighting: "Weighting") -> No
 
 
 def _start_of(paths: Sequence[Path]) -> Path:
-    from swa_tools.run_directory import common_run_of_captures
-
     run = common_run_of_captures(paths)
     if run is None:
         raise SwaToolsError(
@@ -212,15 +178,9 @@ def _start_of(paths: Sequence[Path]) -> Path:
 
 
 def _print_plan(
-    checkpoints: "Sequence[Checkpoint]",
-    weighting: "Weighting",
-    *,
-    dtype: str | None,
-    as_json: bool,
+    checkpoints: Sequence[Checkpoint], options: AverageOptions, *, as_json: bool
 ) -> None:
-    from swa_tools.averaging import describe, plan_average
-
-    plan = plan_average(checkpoints, weighting, dtype=dtype)
+    plan = plan_average(checkpoints, options.weighting, dtype=options.dtype)
     describe(plan)  # for its checks
     for checkpoint in checkpoints:
         for note in checkpoint.notes:
@@ -240,11 +200,11 @@ def _print_plan(
     )
 
 
-def _count(plan: "AveragePlan", action: str) -> int:
+def _count(plan: AveragePlan, action: str) -> int:
     return sum(tensor.action == action for tensor in plan.tensors)
 
 
-def _plan_document(plan: "AveragePlan") -> dict[str, Any]:
+def _plan_document(plan: AveragePlan) -> dict[str, Any]:
     return {
         "checkpoints": [
             {"path": str(checkpoint.path), "weight": factor / plan.divisor}
@@ -256,7 +216,7 @@ def _plan_document(plan: "AveragePlan") -> dict[str, Any]:
     }
 
 
-def _print_result(result: "AverageResult", *, as_json: bool) -> None:
+def _print_result(result: AverageResult, *, as_json: bool) -> None:
     if as_json:
         document = {
             "path": str(result.path),

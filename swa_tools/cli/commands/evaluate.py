@@ -1,6 +1,5 @@
 """`swa-tools evaluate`."""
 
-import contextlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ import click
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.options import checkpoints_argument, json_option, results_option
-from swa_tools.cli.output import command_line, notice, progress
+from swa_tools.cli.output import command_line, listening, notice
 from swa_tools.cli.results import check_results, recording
 from swa_tools.cli.score_tables import print_scores
 from swa_tools.data.options import ImageSource
@@ -56,18 +55,13 @@ def command(
     source, options = taken(ImageSource, given), taken(EvaluationOptions, given)
     paths = find_checkpoints(checkpoints)
     check_results(results)
-    with computing(options.device) as context, contextlib.ExitStack() as stack:
-        images = open_split(split, source)
-        on_batch = None
-        if context.is_main:
-            total = len(images) // context.world_size
-            on_batch = stack.enter_context(progress("evaluating", total, unit="images"))
+    with computing(options.device) as context:
         scores = evaluate_checkpoints(
             paths,
-            images,
+            open_split(split, source),
             options=options,
             context=context,
-            on_batch=on_batch,
+            listener=listening(context),
         )
     if not context.is_main:
         return

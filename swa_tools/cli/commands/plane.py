@@ -5,10 +5,8 @@ from typing import Any
 import click
 
 from swa_tools.cli.declared import taken
-from swa_tools.cli.pictures import DrawingOptions
 from swa_tools.cli.surfaces import measure_and_draw, surface_options
-from swa_tools.data.options import ImageSource
-from swa_tools.landscape.options import SurfaceOptions
+from swa_tools.landscape.options import PlaneOptions
 
 
 @click.command(
@@ -25,28 +23,11 @@ from swa_tools.landscape.options import SurfaceOptions
     metavar="CHECKPOINT",
     help="Mark the nearest point of the plane for it, too; may be repeated.",
 )
-@click.option(
-    "--points",
-    "n_points",
-    type=click.IntRange(min=2),
-    default=15,
-    show_default=True,
-    help="Points along each side of the grid.",
-)
-@click.option(
-    "--margin",
-    type=click.FloatRange(min=0),
-    default=0.25,
-    show_default=True,
-    help="Room around the checkpoints, as a part of their extent.",
-)
-@surface_options
+@surface_options(PlaneOptions)
 def command(
     *,
     checkpoints: tuple[str, ...],
     project: tuple[str, ...],
-    n_points: int,
-    margin: float,
     **given: Any,
 ) -> None:
     """Draw train loss and test error on the plane through three checkpoints.
@@ -58,22 +39,18 @@ def command(
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.report import plane_picture
 
-    drawing, source = taken(DrawingOptions, given), taken(ImageSource, given)
-    options = taken(SurfaceOptions, given)
     corners = find_checkpoints(checkpoints)
     known = {path.resolve() for path in corners}
     projected = [path for path in find_checkpoints(project) if path.resolve() not in known]
 
     def measure(survey: Any) -> None:
-        from swa_tools.landscape.plane import PlaneOptions, measure_plane
+        from swa_tools.landscape.plane import measure_plane
 
-        shape = PlaneOptions(n_points=n_points, margin=margin)
-        measure_plane(corners, survey, projected=projected, options=shape)
+        options = taken(PlaneOptions, given)
+        measure_plane(corners, survey, projected=projected, options=options)
 
     measure_and_draw(
-        drawing,
-        source,
-        options,
+        given,
         kind="plane",
         paths=[*corners, *projected],
         measure=measure,

@@ -5,11 +5,8 @@ from typing import Any
 import click
 
 from swa_tools.cli.declared import taken
-from swa_tools.cli.parameter_types import COUNT
-from swa_tools.cli.pictures import DrawingOptions
 from swa_tools.cli.surfaces import measure_and_draw, surface_options
-from swa_tools.data.options import ImageSource
-from swa_tools.landscape.options import SurfaceOptions
+from swa_tools.landscape.options import RayOptions
 
 
 @click.command(
@@ -18,27 +15,10 @@ from swa_tools.landscape.options import SurfaceOptions
     "  swa-tools ray --from rays.npz --plot rays.pdf"
 )
 @click.argument("checkpoints", nargs=-1, metavar="CHECKPOINT...", type=click.Path(readable=False))
-@click.option("--rays", "n_rays", type=COUNT, default=10, show_default=True, help="Directions.")
-@click.option(
-    "--points",
-    "n_points",
-    type=COUNT,
-    default=12,
-    show_default=True,
-    help="Points on each ray besides the checkpoint.",
-)
-@click.option(
-    "--distance",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Length of the rays.  [default: half the norm of the first checkpoint]",
-)
-@surface_options
+@surface_options(RayOptions)
 def command(
     *,
     checkpoints: tuple[str, ...],
-    n_rays: int,
-    n_points: int,
-    distance: float | None,
     **given: Any,
 ) -> None:
     """Draw test error and train loss along random rays from checkpoints.
@@ -51,18 +31,11 @@ def command(
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.report import ray_picture
 
-    drawing, source = taken(DrawingOptions, given), taken(ImageSource, given)
-    options = taken(SurfaceOptions, given)
     paths = find_checkpoints(checkpoints)
 
     def measure(survey: Any) -> None:
-        from swa_tools.landscape.ray import RayOptions, measure_rays
+        from swa_tools.landscape.ray import measure_rays
 
-        shape = RayOptions(
-            n_rays=n_rays, n_points=n_points, distance=distance, seed=options.seed or 0
-        )
-        measure_rays(paths, survey, options=shape)
+        measure_rays(paths, survey, options=taken(RayOptions, given, seed=given["seed"] or 0))
 
-    measure_and_draw(
-        drawing, source, options, kind="rays", paths=paths, measure=measure, draw=ray_picture
-    )
+    measure_and_draw(given, kind="rays", paths=paths, measure=measure, draw=ray_picture)

@@ -1,7 +1,6 @@
 """`swa-tools soup`."""
 
 import dataclasses
-import functools
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,9 +18,8 @@ from swa_tools.cli.options import (
     output_option,
     results_option,
 )
-from swa_tools.cli.output import command_line, notice, print_json, print_table
+from swa_tools.cli.output import command_line, listening, notice, print_json, print_table
 from swa_tools.cli.results import check_results, recording
-from swa_tools.cli.whole_job import rank_progress
 from swa_tools.data.options import ImageSource
 from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice
@@ -111,7 +109,7 @@ def command(
             evaluation=evaluation,
             context=context,
             force=force,
-            watch=functools.partial(rank_progress, context),
+            listener=listening(context),
         )
     if not context.is_main:
         return

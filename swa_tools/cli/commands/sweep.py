@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +20,10 @@ from swa_tools.cli.options import (
     old_view_flags,
     results_option,
 )
-from swa_tools.cli.output import command_line, notice, print_json, print_table
+from swa_tools.cli.output import command_line, listening, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.pictures import PictureOptions, save_picture
 from swa_tools.cli.results import check_results, recording
-from swa_tools.cli.whole_job import rank_progress
 from swa_tools.data.options import ImageSource
 from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice
@@ -104,8 +102,7 @@ def command(
             bn=bn,
             evaluation=evaluation,
             context=context,
-            watch=functools.partial(rank_progress, context),
-            on_notice=notice if context.is_main else None,
+            listener=listening(context),
         )
     if not context.is_main:
         return

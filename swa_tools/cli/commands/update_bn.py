@@ -1,6 +1,5 @@
 """`swa-tools update-bn`."""
 
-import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from swa_tools.batchnorm.options import BnOptions
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.options import force_option, json_option, old_view_flags, output_option
-from swa_tools.cli.output import notice, print_json, progress
+from swa_tools.cli.output import listening, notice, print_json
 from swa_tools.cli.parameter_types import PATH
 from swa_tools.data.options import ImageSource
 from swa_tools.models.choice import ModelChoice
@@ -45,21 +44,16 @@ def command(*, checkpoint: Path, output: Path, force: bool, as_json: bool, **giv
 
     source, choice = taken(ImageSource, given), taken(ModelChoice, given)
     options = taken(BnOptions, given)
-    with computing(options.device) as context, contextlib.ExitStack() as stack:
-        images = open_split("train", source)
-        on_batch = None
-        if context.is_main:
-            total = min(options.n_samples or len(images), len(images)) // context.world_size
-            on_batch = stack.enter_context(progress("recomputing BatchNorm", total, unit="images"))
+    with computing(options.device) as context:
         recomputation = update_checkpoint(
             checkpoint,
             output,
-            images,
+            open_split("train", source),
             options=options,
             context=context,
             choice=choice,
             force=force,
-            on_batch=on_batch,
+            listener=listening(context),
         )
     if context.is_main:
         _print(recomputation, output, as_json=as_json)
