@@ -134,7 +134,7 @@ def test_a_model_without_batchnorm_has_no_state(built, images):
     )
     assert result.bn == BnInfo(state="none")
     assert result.reports[0].notices() == [
-        "no BatchNorm statistics to recompute: no pass over the images"
+        "there are no BatchNorm statistics to recompute: the images were not read"
     ]
 
 

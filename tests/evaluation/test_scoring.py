@@ -184,7 +184,7 @@ def test_the_ensemble_is_of_the_checkpoints_and_the_average_beside_it(
     pairs = [(one.first, one.second) for one in result.evaluation.agreements]
     assert pairs[-1] == ("swa.safetensors", "ensemble")
     assert len(pairs) == 3
-    with pytest.raises(SwaToolsError, match="two checkpoints at least"):
+    with pytest.raises(SwaToolsError, match="at least two checkpoints"):
         run([captures[0], average], folder, ensemble=True)
 
 
@@ -280,7 +280,7 @@ def test_saved_logits_that_are_something_else_are_an_error(captures, folder, tmp
     safetensors.numpy.save_file({"logits": np.zeros((2, 3), np.float32)}, file)
     with pytest.raises(CheckpointError, match="expected saved logits of 7 images"):
         run(captures[:1], folder, save_logits=logits)
-    with pytest.raises(SwaToolsError, match="drop --skip-bad-images"):
+    with pytest.raises(SwaToolsError, match="leave out --skip-bad-images"):
         run(captures[:1], folder, save_logits=logits, skip_bad_images=True)
 
 
