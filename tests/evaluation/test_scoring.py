@@ -166,11 +166,13 @@ def test_a_file_of_another_tool_is_scored_with_a_warning(built, folder, tmp_path
 def test_checkpoints_of_other_models_are_refused(captures, built, folder, tmp_path):
     info = dataclasses.replace(built.info, classes=("ant", "bee", "dog"))
     other = save(built, tmp_path / "other.safetensors", seed=8, model=info)
-    with pytest.raises(CheckpointError, match=r"other\.safetensors: another model than .*cycle-1"):
+    with pytest.raises(
+        CheckpointError, match=r"other\.safetensors: has another model than .*cycle-1"
+    ):
         run([*captures, other], folder)
     preprocessing = dataclasses.replace(built.preprocessing, image_size=48)
     other = save(built, tmp_path / "48.safetensors", seed=8, preprocessing=preprocessing)
-    with pytest.raises(CheckpointError, match=r"48\.safetensors: another preprocessing"):
+    with pytest.raises(CheckpointError, match=r"48\.safetensors: has another preprocessing"):
         run([*captures, other], folder)
 
 
