@@ -35,8 +35,8 @@ class Pipeline:
 
     Args:
         images: The set.
-        view: What is made of each image.
-        preprocessing: Has mean and std.
+        view: Turns an image into the pixels of the input.
+        preprocessing: Supplies mean and std.
         device: Where batches go.
         workers: Processes that decode; 0 for none.
         skip_bad_images: Whether an unreadable image is left out instead of being an error.
@@ -73,7 +73,7 @@ class Pipeline:
         )
 
     def run(self, batches: Sequence[np.ndarray], *, epoch: int) -> Iterator[Batch]:
-        """Yield the batches with these positions, in order; bad images are missing in them.
+        """Yield the batches of the images at these positions, in order, without the bad images.
 
         Raises:
             DataError: An image cannot be read, or a worker process has died.
@@ -92,8 +92,8 @@ class Pipeline:
                     indices=indices,
                 )
         except DataError:
-            # Otherwise the workers live as long as the traceback, and Python's collector of cycles,
-            # to which that leaves them, waits five seconds for each.
+            # Otherwise the workers live as long as the traceback, and Python's garbage collector,
+            # which then has to end them, waits five seconds for each.
             decoded.close()
             self._pool.close()
             raise
@@ -102,7 +102,7 @@ class Pipeline:
         if not self._skip_bad_images:
             raise DataError(
                 f"{self._images.root / path}: cannot read this image ({reason});"
-                " --skip-bad-images goes on without such images"
+                " --skip-bad-images goes on without it"
             )
         if path not in self.skipped:
             self.skipped.append(path)

@@ -1,4 +1,4 @@
-"""What comes out of scoring checkpoints, and the records of it."""
+"""The scores of checkpoints, and their records."""
 
 import dataclasses
 from pathlib import Path
@@ -17,13 +17,15 @@ class ScoredCheckpoint:
 
     Attributes:
         path: The file.
-        name: What the evaluation calls it: its own name, or its path where two have that name.
+        name: What the evaluation calls the file: its own name, or its path where two have that
+            name.
         digest: Content digest of its tensors.
-        metadata: What it says about itself; None for somebody else's file.
+        metadata: What the file says about itself; None for a file from another tool.
         kind: `checkpoint`, `average`, `soup`, `start` or `ema`.
         bn: State of its BatchNorm statistics, as in `BnInfo`.
-        score: On the images.
-        real: Share of images that get one of their ReaL labels, in percent; None without these.
+        score: The file's score on the images.
+        real: Share of images that get one of their ReaL labels, in percent; None if the images have
+            no ReaL labels.
     """
 
     path: Path
@@ -36,11 +38,11 @@ class ScoredCheckpoint:
     real: float | None
 
     def record(self, *, split: str, command: str | None) -> Record:
-        """Return the record of the score, with the moment of training that the file tells.
+        """Return the record of the score, with the moment of training if the file says it.
 
         Args:
             split: `train` or `val`.
-            command: How to obtain it again.
+            command: How to reproduce the score.
         """
         record = self.score.record(
             checkpoint=self.path.name,
@@ -67,12 +69,12 @@ class CheckpointScores:
     """The scores of several files on one set of images.
 
     Attributes:
-        checkpoints: In the order in which they were given; of files with the same tensors, one.
+        checkpoints: The scored files, in the order given; of files with the same tensors, only one.
         evaluation: Predictions and agreements, by the names of the checkpoints.
         images: The images, with the model's outputs as targets.
         n_skipped: Unreadable images that were left out.
         members: Names of the members of the ensemble; empty without one.
-        ensemble_name: `FGE` where all members come from a triangular run, else `ensemble`.
+        ensemble_name: `FGE` if all members come from a triangular run, else `ensemble`.
         notices: What a user should know, one line each.
     """
 
@@ -89,7 +91,7 @@ class CheckpointScores:
 
         Args:
             split: `train` or `val`.
-            command: How to obtain them again.
+            command: How to reproduce the scores.
         """
         records = [one.record(split=split, command=command) for one in self.checkpoints]
         ensemble = self.evaluation.ensemble
