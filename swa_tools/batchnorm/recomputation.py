@@ -60,8 +60,8 @@ def recompute(
             the weights.
         context: The processes that share the work.
         advance: Called with the number of images after each batch of this rank.
-        is_stopped: Asked after each batch whether to leave this rank's other batches out: the
-            statistics are then of no use.
+        is_stopped: Called after each batch; if it says so, this rank's other batches are left out,
+            and the statistics are of no use.
 
     Raises:
         SwaToolsError: As from `update_bn_many`; no model has changed then.

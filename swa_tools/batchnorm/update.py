@@ -104,8 +104,8 @@ def update_bn_many(
         batches: Images (N, …), or tuples that start with them. Every batch is on one rank only.
         estimator: Which of the three in `estimators`.
         train_mode: Put the whole model into train mode, as the authors' code does.
-        amp: dtype of mixed precision, or None.
-        context: The processes that share the batches; None: this one alone.
+        amp: dtype of mixed precision; None for full precision.
+        context: The processes that share the batches; None for this one alone.
         advance: Called with the number of images after each batch of this rank.
 
     Raises:

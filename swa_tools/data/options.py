@@ -22,20 +22,20 @@ class ImageSource:
 
     data: Path | None = option(
         None,
-        help="Folder with train/ and val/ (or validation/), one folder per class in each, or tar"
-        " files of such.",
+        help="Folder with train/ and val/ (or validation/), each with one folder per class, or with"
+        " tar files of these.",
         metavar="DIR",
         **_SOURCE,
     )
     train_dir: Path | None = option(
         None,
-        help="Training images, by themselves.",
+        help="Folder of the training images alone.",
         metavar="DIR",
         **_SOURCE,
     )
     val_dir: Path | None = option(
         None,
-        help="Validation images, by themselves.",
+        help="Folder of the validation images alone.",
         metavar="DIR",
         **_SOURCE,
     )
