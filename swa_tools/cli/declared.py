@@ -114,6 +114,8 @@ def _parameter(one: Declared, callback: Callable[..., Any] | None) -> Decorator:
             flag = f"{flag}/--no-{flag.removeprefix('--')}"
     elif annotation == tuple[Path, ...]:
         settings |= {"type": PATH, "multiple": True}
+    elif annotation == tuple[str, ...]:
+        settings |= {"multiple": True, "show_default": False}
     elif typing.get_origin(annotation) is dict:
         settings |= {"type": KeyValue(), "multiple": True, "default": (), "show_default": False}
     else:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from swa_tools.averaging import Selection
 from swa_tools.batchnorm.options import BnOptions
+from swa_tools.cli.choosing import chosen_checkpoints
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.options import (
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     epilog="\b\nExample:\n  swa-tools soup run --data imagenet --held-out 10000 -o soup.safetensors"
 )
 @checkpoints_argument
-@options_of(ImageSource)
+@options_of(Selection, ImageSource)
 @output_option
 @click.option(
     "--split",
@@ -82,7 +84,6 @@ def command(
     recomputed for every soup. Images held out here may have been trained on: they rank
     checkpoints, they do not test them.
     """
-    from swa_tools.checkpoints import find_checkpoints
     from swa_tools.data import hold_out, open_split
     from swa_tools.selection import greedy_soup
 
@@ -90,7 +91,8 @@ def command(
         raise click.UsageError("--held-out is a part of the training images: leave --split val out")
     source = taken(ImageSource, given)
     bn, evaluation = taken(BnOptions, given), taken(EvaluationOptions, given)
-    paths = find_checkpoints(checkpoints)
+    choice = chosen_checkpoints(checkpoints, taken(Selection, given), entry=evaluation.entry)
+    paths = choice.paths
     check_results(results)
     with computing(evaluation.device) as context:
         train = open_split("train", source)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from swa_tools.averaging import Selection
 from swa_tools.batchnorm.options import BnOptions
+from swa_tools.cli.choosing import chosen_checkpoints
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.options import (
     checkpoints_argument,
     force_option,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     epilog="\b\nExample:\n  swa-tools sweep run --data imagenet --samples 10000 --plot sweep.png"
 )
 @checkpoints_argument
-@options_of(ImageSource)
+@options_of(Selection, ImageSource)
 @click.option(
     "--split",
     type=click.Choice(["val", "train"]),
@@ -77,23 +78,21 @@ def command(
     BatchNorm is recomputed for each; nothing is written but the table. It shows what more cycles
     are worth (Table 2 and Figure 6 of the paper).
     """
-    from swa_tools.averaging import open_all
-    from swa_tools.checkpoints import check_output, find_checkpoints
+    from swa_tools.checkpoints import check_output
     from swa_tools.data import open_split
     from swa_tools.report import picture_format
     from swa_tools.selection import sweep
 
     source, pictures = taken(ImageSource, given), taken(PictureOptions, given)
     bn, evaluation = taken(BnOptions, given), taken(EvaluationOptions, given)
-    paths = find_checkpoints(checkpoints)
+    choice = chosen_checkpoints(checkpoints, taken(Selection, given), entry=evaluation.entry)
+    paths = choice.paths
     check_results(results)
     if plot is not None:
         picture_format(plot)
     for output in (csv_file, plot):
         if output is not None:
             check_output(output, force=force)
-    with open_all(paths, entry=evaluation.entry) as opened:
-        paths = [checkpoint.path for checkpoint in without_duplicates(opened)]
     with computing(evaluation.device) as context:
         points = sweep(
             paths,
