@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from swa_tools.checkpoints import check_output
 from swa_tools.cli.computing import computing
-from swa_tools.cli.output import command_line, notice
+from swa_tools.cli.output import command_line, listening, notice
 from swa_tools.cli.pictures import save_picture
 from swa_tools.cli.run_progress import watch_run
 from swa_tools.cli.run_tables import describe_speed, print_result
@@ -99,6 +99,7 @@ def _average(
     from swa_tools.data import has_split, open_split
     from swa_tools.evaluation import EvaluationOptions
     from swa_tools.run_directory import RunDirectory
+    from swa_tools.selection import Setting
 
     batch_size = -(-options.batch_size // (context.world_size * options.accumulate))
     directory = RunDirectory(result.run)
@@ -106,13 +107,15 @@ def _average(
     average_recompute_evaluate(
         [directory.start, *captures] if options.include_init else captures,
         directory.average,
-        train=open_split("train", options),
-        val=open_split("val", options) if has_split("val", options) else None,
         average=AverageOptions(force=True, include_init=options.include_init),
-        bn=BnOptions.as_in(options),
-        # What fits into memory with gradients fits without.
-        evaluation=EvaluationOptions.as_in(options, batch_size=max(64, batch_size)),
-        context=context,
-        command_line=command_line(),
+        setting=Setting(
+            train=open_split("train", options),
+            bn=BnOptions.as_in(options),
+            # What fits into memory with gradients fits without.
+            evaluation=EvaluationOptions.as_in(options, batch_size=max(64, batch_size)),
+            context=context,
+            listener=listening(context),
+        ),
+        val=open_split("val", options) if has_split("val", options) else None,
         as_json=as_json,
     )

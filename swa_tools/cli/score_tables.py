@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swa_tools.cli.output import print_json, print_table
+from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:
     from swa_tools.evaluation import CheckpointScores, Score
@@ -125,8 +126,6 @@ def _row(title: str, score: "Score") -> list[str]:
 
 
 def _interval(score: "Score") -> tuple[float, float]:
-    from swa_tools.evaluation import wilson_interval
-
     return wilson_interval(score.n_correct, score.n_samples)
 
 

@@ -9,31 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.output import listening, notice, print_json, print_table
+from swa_tools.cli.output import command_line, notice, print_json, print_table
 from swa_tools.cli.results import recording
 
 if TYPE_CHECKING:
     from swa_tools.averaging import AverageOptions
-    from swa_tools.batchnorm import BnOptions
     from swa_tools.data import ImageSet
-    from swa_tools.distributed import Distributed
-    from swa_tools.evaluation import EvaluationOptions
     from swa_tools.records import Record
     from swa_tools.run_directory import RunDirectory
-    from swa_tools.selection import ScoredAverage
+    from swa_tools.selection import ScoredAverage, Setting
 
 
 def average_recompute_evaluate(
     paths: Sequence[Path],
     output: Path,
     *,
-    train: "ImageSet",
-    val: "ImageSet | None",
     average: "AverageOptions",
-    bn: "BnOptions",
-    evaluation: "EvaluationOptions",
-    context: "Distributed",
-    command_line: str,
+    setting: "Setting",
+    val: "ImageSet | None",
     as_json: bool,
     results: Path | None = None,
 ) -> None:
@@ -42,13 +35,9 @@ def average_recompute_evaluate(
     Args:
         paths: The checkpoints.
         output: Safetensors file to write.
-        train: Images to recompute BatchNorm on.
-        val: Images to score on; None to score nothing.
         average: How to average.
-        bn: How to recompute.
-        evaluation: How to score.
-        context: The processes that share the work.
-        command_line: How to obtain the scores again.
+        setting: What the average is made ready with.
+        val: Images to score on; None to score nothing.
         as_json: Whether to print one JSON document.
         results: Where the record goes; None: to the run that all checkpoints come from, if any.
     """
@@ -60,16 +49,12 @@ def average_recompute_evaluate(
     scored = average_and_score(
         paths,
         output,
-        train=train,
+        average=average,
+        setting=setting,
         val=val,
         reference=_reference(paths, minima),
-        average=average,
-        bn=bn,
-        evaluation=evaluation,
-        context=context,
-        listener=listening(context),
     )
-    if not context.is_main:
+    if not setting.context.is_main:
         return
     for line in scored.recomputation.notices():
         notice(line)
@@ -80,7 +65,7 @@ def average_recompute_evaluate(
         notice("no validation images: the average is not scored")
         _print_unscored(scored, output, as_json=as_json)
         return
-    record = scored.scores.records(split="val", command=command_line)[0]
+    record = scored.scores.records(split="val", command=command_line())[0]
     with recording([record], results, paths=paths):
         if as_json:
             print_json(_document(scored))

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from swa_tools.evaluation.options import EvaluationOptions
     from swa_tools.evaluation.results import CheckpointScores, ScoredCheckpoint
     from swa_tools.evaluation.scoring import evaluate_checkpoints
-    from swa_tools.statistics import mcnemar, wilson_interval
 
 __getattr__, __all__ = lazy_names(
     __name__,
@@ -27,6 +26,5 @@ __getattr__, __all__ = lazy_names(
         "options": ("EvaluationOptions",),
         "results": ("CheckpointScores", "ScoredCheckpoint"),
         "scoring": ("evaluate_checkpoints",),
-        "statistics": ("mcnemar", "wilson_interval"),
     },
 )

@@ -7,8 +7,6 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from swa_tools.data import ImageSet, Loader, evaluation_loader, map_to_outputs
 from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import SwaToolsError
@@ -124,11 +122,8 @@ def _predictors(
     }
     # Rank 0 decides, so that a file that appears meanwhile cannot part the ranks.
     saved = context.broadcast({name for name, file in files.items() if file.exists()})
-    module = built.module.to(context.device)
-    if options.channels_last:
-        module = module.to(memory_format=torch.channels_last)
     bank = ModelBank(
-        module,
+        built.on(context.device, channels_last=options.channels_last).module,
         {
             one.name: functools.partial(load_state_dict, one.path, entry=options.entry)
             for one in candidates

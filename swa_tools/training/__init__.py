@@ -20,8 +20,7 @@ __getattr__, __all__ = lazy_names(
     __name__,
     {
         "loop": ("finetune",),
-        "optimizer_options": ("OptimizerOptions",),
-        "options": ("FinetuneOptions",),
+        "options": ("FinetuneOptions", "OptimizerOptions"),
         "progress": ("FinetuneResult",),
         "schedule_options": ("ScheduleOptions",),
     },

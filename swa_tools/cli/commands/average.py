@@ -32,7 +32,7 @@ from swa_tools.cli.options import (
     old_view_flags,
     results_option,
 )
-from swa_tools.cli.output import command_line, notice, print_json, print_table, progress
+from swa_tools.cli.output import listening, notice, print_json, print_table, progress
 from swa_tools.cli.results import check_results
 from swa_tools.cli.sections import SectionedCommand
 from swa_tools.cli.whole_job import average_recompute_evaluate
@@ -137,6 +137,7 @@ def _whole_job(
 ) -> None:
     """Average, recompute BatchNorm on images, and score the result."""
     from swa_tools.data import has_split, open_split
+    from swa_tools.selection import Setting
 
     source, bn = taken(ImageSource, given), taken(BnOptions, given)
     check_results(results)
@@ -144,13 +145,15 @@ def _whole_job(
         average_recompute_evaluate(
             paths,
             output,
-            train=open_split("train", source),
-            val=open_split("val", source) if has_split("val", source) else None,
             average=options,
-            bn=bn,
-            evaluation=taken(EvaluationOptions, given),
-            context=context,
-            command_line=command_line(),
+            setting=Setting(
+                train=open_split("train", source),
+                bn=bn,
+                evaluation=taken(EvaluationOptions, given),
+                context=context,
+                listener=listening(context),
+            ),
+            val=open_split("val", source) if has_split("val", source) else None,
             as_json=as_json,
             results=results,
         )

@@ -10,6 +10,7 @@ import click
 from swa_tools.cli.options import force_option, json_option, seed_option
 from swa_tools.cli.output import notice, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
+from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:
     from swa_tools.cli.demo_job import DemoComparison, DemoResult, DemoRow
@@ -63,8 +64,6 @@ def _print(result: "DemoResult") -> None:
 
 
 def _cells(name: str, row: "DemoRow", n_samples: int) -> list[str]:
-    from swa_tools.statistics import wilson_interval
-
     low, high = wilson_interval(row.top1 / 100 * n_samples, n_samples)
     return [name, f"{row.epochs:g}", f"{row.top1:.2f}", f"{low:.1f} – {high:.1f}", f"{row.nll:.4f}"]
 

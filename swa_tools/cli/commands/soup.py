@@ -84,7 +84,7 @@ def command(
     """
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.data import hold_out, open_split
-    from swa_tools.selection import greedy_soup
+    from swa_tools.selection import Setting, greedy_soup
 
     if split == "val" and held_out is not None:
         raise click.UsageError("--held-out is a part of the training images: leave --split val out")
@@ -103,13 +103,15 @@ def command(
             paths,
             output,
             held_out=chosen_by,
-            train=train,
-            bn=bn,
+            setting=Setting(
+                train=train,
+                bn=bn,
+                evaluation=evaluation,
+                context=context,
+                listener=listening(context),
+            ),
             trial_samples=trial_samples,
-            evaluation=evaluation,
-            context=context,
             force=force,
-            listener=listening(context),
         )
     if not context.is_main:
         return

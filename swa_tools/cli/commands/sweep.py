@@ -19,6 +19,7 @@ from swa_tools.cli.options import (
     json_option,
     old_view_flags,
     results_option,
+    split_option,
 )
 from swa_tools.cli.output import command_line, listening, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
@@ -27,6 +28,7 @@ from swa_tools.cli.results import check_results, recording
 from swa_tools.data.options import ImageSource
 from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice
+from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:
     from swa_tools.records import Record
@@ -39,13 +41,7 @@ if TYPE_CHECKING:
 )
 @checkpoints_argument
 @options_of(ImageSource)
-@click.option(
-    "--split",
-    type=click.Choice(["val", "train"]),
-    default="val",
-    show_default=True,
-    help="Which images are scored.",
-)
+@split_option
 @click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Write the table as CSV, too.")
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw the curve (PNG, SVG or PDF).")
 @options_of(PictureOptions, BnOptions)
@@ -81,7 +77,7 @@ def command(
     from swa_tools.checkpoints import check_output, find_checkpoints
     from swa_tools.data import open_split
     from swa_tools.report import picture_format
-    from swa_tools.selection import sweep
+    from swa_tools.selection import Setting, sweep
 
     source, pictures = taken(ImageSource, given), taken(PictureOptions, given)
     bn, evaluation = taken(BnOptions, given), taken(EvaluationOptions, given)
@@ -97,12 +93,14 @@ def command(
     with computing(evaluation.device) as context:
         points = sweep(
             paths,
-            train=open_split("train", source),
-            images=open_split(split, source),
-            bn=bn,
-            evaluation=evaluation,
-            context=context,
-            listener=listening(context),
+            open_split(split, source),
+            Setting(
+                train=open_split("train", source),
+                bn=bn,
+                evaluation=evaluation,
+                context=context,
+                listener=listening(context),
+            ),
         )
     if not context.is_main:
         return
@@ -164,8 +162,6 @@ def _document(point: "SweepPoint") -> dict[str, Any]:
 
 
 def _print(points: "Sequence[SweepPoint]", split: str) -> None:
-    from swa_tools.evaluation import wilson_interval
-
     rows = []
     for point in points:
         score = point.score
