@@ -35,21 +35,38 @@ SHARE = Bounds(min=0, max=1, max_open=True)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What a field says of itself as an option; see `option`."""
+    """What a field says of itself as an option.
+
+    Attributes:
+        help: A sentence for the help page.
+        affects: What another value means for the numbers of a run.
+        section: Heading of the help page that it stands under.
+        flag: What it is called, if not as the field.
+        short: The same in one letter.
+        metavar: What stands for the value on the help page.
+        shown_default: What happens by default, where the default does not say it.
+        bounds: Of a number.
+        choices: The words that it takes, where the annotation does not list them.
+        parse: Reads a value that the annotation does not tell how to read; raises ValueError.
+        is_argument: Whether it is given by its place instead of a flag.
+        may_change: Whether a run may be resumed with another value although it affects numbers:
+            what must not change is then compared by itself (the images, the schedule).
+        is_recorded: Whether it belongs to the run, and not to one call: `run.json` has it.
+    """
 
     help: str
-    affects: Affects
-    section: str | None
-    flag: str | None
-    short: str | None
-    metavar: str | None
-    shown_default: str | None
-    bounds: Bounds | None
-    choices: tuple[str, ...] | None
-    parse: Callable[[str], Any] | None
-    is_argument: bool
-    may_change: bool
-    is_recorded: bool
+    affects: Affects = "nothing"
+    section: str | None = None
+    flag: str | None = None
+    short: str | None = None
+    metavar: str | None = None
+    shown_default: str | None = None
+    bounds: Bounds | None = None
+    choices: Sequence[str] | None = None
+    parse: Callable[[str], Any] | None = None
+    is_argument: bool = False
+    may_change: bool = False
+    is_recorded: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,61 +97,18 @@ class Declared:
 
 
 def option(
-    default: Any = dataclasses.MISSING,
-    *,
-    factory: Any = dataclasses.MISSING,
-    help: str,  # noqa: A002  # as click calls it
-    affects: Affects = "nothing",
-    section: str | None = None,
-    flag: str | None = None,
-    short: str | None = None,
-    metavar: str | None = None,
-    shown_default: str | None = None,
-    bounds: Bounds | None = None,
-    choices: Sequence[str] | None = None,
-    parse: Callable[[str], Any] | None = None,
-    is_argument: bool = False,
-    may_change: bool = False,
-    is_recorded: bool = True,
+    default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING, **described: Any
 ) -> Any:
     """Declare an option: a field of a dataclass.
 
     Args:
         default: Its default; without one it must be given.
         factory: What makes the default, instead.
-        help: A sentence for the help page.
-        affects: What another value means for the numbers of a run.
-        section: Heading of the help page that it stands under.
-        flag: What it is called, if not as the field.
-        short: The same in one letter.
-        metavar: What stands for the value on the help page.
-        shown_default: What happens by default, where the default does not say it.
-        bounds: Of a number.
-        choices: The words that it takes, where the annotation does not list them.
-        parse: Reads a value that the annotation does not tell how to read; raises ValueError.
-        is_argument: Whether it is given by its place instead of a flag.
-        may_change: Whether a run may be resumed with another value although it affects numbers:
-            what must not change is then compared by itself (the images, the schedule).
-        is_recorded: Whether it belongs to the run, and not to one call: `run.json` has it.
+        described: What `Option` says of it.
     """
-    described = Option(
-        help=help,
-        affects=affects,
-        section=section,
-        flag=flag,
-        short=short,
-        metavar=metavar,
-        shown_default=shown_default,
-        bounds=bounds,
-        choices=None if choices is None else tuple(choices),
-        parse=parse,
-        is_argument=is_argument,
-        may_change=may_change,
-        is_recorded=is_recorded,
-    )
     # The overloads of `field` allow one of the two.
     given: dict[str, Any] = {"default": default, "default_factory": factory}
-    return dataclasses.field(**given, metadata={_KEY: described})
+    return dataclasses.field(**given, metadata={_KEY: Option(**described)})
 
 
 def declared(cls: Any) -> Iterator[Declared]:
