@@ -22,8 +22,8 @@ from swa_tools.training.options import FinetuneOptions, JobOptions, recorded
 if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
     from swa_tools.training import FinetuneResult
-    from swa_tools.training.plan import RunPlan
     from swa_tools.training.progress import RunListener
+    from swa_tools.training.run_plan import RunPlan
 
 EXIT_ERROR = 1
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}

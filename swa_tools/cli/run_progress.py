@@ -12,8 +12,8 @@ from swa_tools.cli.output import PLAIN_INTERVAL_SECONDS, notice
 if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
     from swa_tools.records import Record
-    from swa_tools.training.plan import RunPlan
     from swa_tools.training.progress import Progress, RunListener
+    from swa_tools.training.run_plan import RunPlan
 
 
 @contextlib.contextmanager

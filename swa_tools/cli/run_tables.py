@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from swa_tools.records import Record
     from swa_tools.training import FinetuneResult
     from swa_tools.training.options import FinetuneOptions, JobOptions
-    from swa_tools.training.plan import RunSizes
+    from swa_tools.training.run_plan import RunSizes
 
 
 def print_plan(options: "FinetuneOptions", job: "JobOptions") -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swa_tools.cli.output import command_line, notice, print_json, print_table
-from swa_tools.cli.results import recording
+from swa_tools.cli.recording import recording
 
 if TYPE_CHECKING:
     from swa_tools.averaging import AverageOptions

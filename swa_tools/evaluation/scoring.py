@@ -11,12 +11,12 @@ from swa_tools.data import ImageSet, Loader, evaluation_loader, map_to_outputs
 from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import SwaToolsError
 from swa_tools.evaluation.candidates import Candidate, check_bn, open_candidates
+from swa_tools.evaluation.checkpoint_scores import CheckpointScores, ScoredCheckpoint
 from swa_tools.evaluation.ensemble import ENSEMBLE
 from swa_tools.evaluation.model_bank import ModelBank
 from swa_tools.evaluation.one_pass import Evaluation, Predictor, score_predictors
 from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.evaluation.real_labels import real_accuracy, real_labels
-from swa_tools.evaluation.results import CheckpointScores, ScoredCheckpoint
 from swa_tools.evaluation.saved_logits import labels_only, logits_path, reading, saving
 from swa_tools.listening import Listener
 from swa_tools.models import BuiltModel, load_checkpoint, load_state_dict

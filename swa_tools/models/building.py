@@ -48,7 +48,7 @@ class BuiltModel:
         return dataclasses.replace(self, module=module)
 
 
-def describe(
+def model_info(
     name: str, *, kwargs: Mapping[str, Any], num_classes: int, own_num_classes: int
 ) -> ModelInfo:
     """Return the metadata of a model whose weights came with `own_num_classes` outputs."""

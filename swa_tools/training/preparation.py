@@ -9,15 +9,15 @@ from swa_tools.errors import TrainingError
 from swa_tools.models import save_state_dict
 from swa_tools.run_directory import RunDirectory
 from swa_tools.training.averages import OnlineAverage
+from swa_tools.training.batches import Loaders, open_loaders
 from swa_tools.training.description import Caller, describe_earlier, describe_run
-from swa_tools.training.loaders import Loaders, open_loaders
 from swa_tools.training.network import build_network, check_network
 from swa_tools.training.optimizer import check_optimizer
 from swa_tools.training.options import FinetuneOptions, compared, recorded
-from swa_tools.training.plan import RunPlan, RunSizes, measure_run, plan_run
 from swa_tools.training.progress import RunListener
 from swa_tools.training.resume import ResumePoint, check_settings
 from swa_tools.training.run import Run
+from swa_tools.training.run_plan import RunPlan, RunSizes, measure_run, plan_run
 from swa_tools.training.schedule_options import steps_of
 from swa_tools.training.start import Start, is_resumed, open_start
 

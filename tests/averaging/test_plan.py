@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from swa_tools.averaging import Uniform, describe, open_all, plan_average
+from swa_tools.averaging import Uniform, describe_average, open_all, plan_average
 from swa_tools.checkpoints import BnInfo, CheckpointMetadata, ModelInfo, write_checkpoint
 from swa_tools.errors import CheckpointError
 
@@ -117,5 +117,5 @@ def test_checkpoints_of_different_models_are_refused(tmp_path):
         metadata = CheckpointMetadata(kind="checkpoint", model=model, bn=bn, swa_tools="0.1.0")
         write_checkpoint(path, BASE, metadata)
     with pytest.raises(CheckpointError, match="b.safetensors: .*resnet34") as caught:
-        describe(plan(paths))
+        describe_average(plan(paths))
     assert "a.safetensors" in str(caught.value)

@@ -14,7 +14,7 @@ from swa_tools.averaging import (
     Selection,
     WeightingOptions,
     average_checkpoints,
-    describe,
+    describe_average,
     find_duplicates,
     open_all,
     plan_average,
@@ -25,16 +25,16 @@ from swa_tools.checkpoints import Checkpoint, check_output, find_checkpoints
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import names_of, options_of, sections_of, taken
 from swa_tools.cli.duplicates import without_duplicates
-from swa_tools.cli.options import (
+from swa_tools.cli.output import listening, notice, print_json, print_table, progress
+from swa_tools.cli.recording import check_results
+from swa_tools.cli.sections import SectionedCommand
+from swa_tools.cli.shared_options import (
     checkpoints_argument,
     force_option,
     json_option,
     old_view_flags,
     results_option,
 )
-from swa_tools.cli.output import listening, notice, print_json, print_table, progress
-from swa_tools.cli.results import check_results
-from swa_tools.cli.sections import SectionedCommand
 from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.data.options import ImageSource
 from swa_tools.errors import SwaToolsError
@@ -184,7 +184,7 @@ def _print_plan(
     checkpoints: Sequence[Checkpoint], options: AverageOptions, *, as_json: bool
 ) -> None:
     plan = plan_average(checkpoints, options.weighting, dtype=options.dtype)
-    describe(plan)  # for its checks
+    describe_average(plan)  # for its checks
     for checkpoint in checkpoints:
         for note in checkpoint.notes:
             notice(f"{checkpoint.path}: {note}")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from swa_tools.cli.options import force_option, json_option, seed_option
 from swa_tools.cli.output import notice, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
+from swa_tools.cli.shared_options import force_option, json_option, seed_option
 from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.options import checkpoints_argument, json_option
 from swa_tools.cli.output import notice, print_json, print_table
+from swa_tools.cli.shared_options import checkpoints_argument, json_option
 from swa_tools.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.options import force_option
 from swa_tools.cli.output import notice, print_table
 from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.pictures import PictureOptions, save_picture
+from swa_tools.cli.shared_options import force_option
 from swa_tools.errors import OutputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,9 @@ import click
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.options import (
+from swa_tools.cli.output import command_line, listening, notice, print_json, print_table
+from swa_tools.cli.recording import check_results, recording
+from swa_tools.cli.shared_options import (
     checkpoints_argument,
     force_option,
     json_option,
@@ -18,8 +20,6 @@ from swa_tools.cli.options import (
     output_option,
     results_option,
 )
-from swa_tools.cli.output import command_line, listening, notice, print_json, print_table
-from swa_tools.cli.results import check_results, recording
 from swa_tools.data.options import ImageSource
 from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice

@@ -9,9 +9,9 @@ import click
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.options import force_option, json_option, old_view_flags, output_option
 from swa_tools.cli.output import listening, notice, print_json
 from swa_tools.cli.parameter_types import PATH
+from swa_tools.cli.shared_options import force_option, json_option, old_view_flags, output_option
 from swa_tools.data.options import ImageSource
 from swa_tools.models.choice import ModelChoice
 

@@ -7,8 +7,8 @@ from swa_tools.errors import TrainingError
 from swa_tools.training.description import Caller
 from swa_tools.training.loop import finetune
 from swa_tools.training.options import FinetuneOptions, OptimizerOptions
-from swa_tools.training.plan import Interval, parse_interval, plan_run
 from swa_tools.training.preparation import preview
+from swa_tools.training.run_plan import Interval, parse_interval, plan_run
 
 
 def make(**changes):
