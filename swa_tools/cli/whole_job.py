@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.output import command_line, notice, print_json, print_table
+from swa_tools.cli.output import command_line, notice, number, print_json, print_table
 from swa_tools.cli.recording import recording
 
 if TYPE_CHECKING:
@@ -198,11 +198,7 @@ def _print(scored: "ScoredAverage", record: "Record", *, run: "RunDirectory | No
 
 
 def _cells(score: Any) -> list[str]:
-    return [
-        f"{score.top1:.2f}",
-        "" if score.top5 is None else f"{score.top5:.2f}",
-        f"{score.nll:.4f}",
-    ]
+    return [number(score.top1), number(score.top5), number(score.nll, digits=4)]
 
 
 def _compared(scored: "ScoredAverage", name: str) -> str:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from swa_tools.data import ImageSet, Loader, evaluation_loader, map_to_outputs
+from swa_tools.data import ImageSet, evaluation_loader, map_to_outputs
 from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import SwaToolsError
 from swa_tools.evaluation.candidates import Candidate, check_bn, open_candidates
@@ -59,7 +59,7 @@ def evaluate_checkpoints(
         notices += check_bn(candidates, built.module)
     images = map_to_outputs(images, built.info)
     members = _members(candidates) if options.ensemble else []
-    loader = _loader(images, built, options=options, context=context)
+    loader = evaluation_loader(images, built.preprocessing, options=options, context=context)
     with contextlib.ExitStack() as stack:
         n_images = len(images) // context.world_size
         advance = stack.enter_context((listener or Listener()).on_stage(stage, n_images))
@@ -84,12 +84,6 @@ def evaluate_checkpoints(
         ensemble_name="FGE" if members and all(map(_is_triangular, members)) else ENSEMBLE,
         notices=tuple(notices),
     )
-
-
-def _loader(
-    images: ImageSet, built: BuiltModel, *, options: EvaluationOptions, context: Distributed
-) -> Loader:
-    return evaluation_loader(images, built.preprocessing, options=options, context=context)
 
 
 def _predictors(
@@ -193,7 +187,6 @@ def _scored(
             name=one.name,
             digest=one.digest,
             metadata=one.metadata,
-            kind=one.kind,
             bn=one.bn_state(built.module),
             score=evaluation.scores[one.name],
             real=None

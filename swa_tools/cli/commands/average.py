@@ -22,10 +22,10 @@ from swa_tools.averaging import (
 )
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.checkpoints import Checkpoint, check_output, find_checkpoints
-from swa_tools.cli.computing import computing
+from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import names_of, options_of, sections_of, taken
 from swa_tools.cli.duplicates import without_duplicates
-from swa_tools.cli.output import listening, notice, print_json, print_table, progress
+from swa_tools.cli.output import notice, print_json, print_table, progress
 from swa_tools.cli.recording import check_results
 from swa_tools.cli.sections import SectionedCommand
 from swa_tools.cli.shared_options import (
@@ -38,7 +38,6 @@ from swa_tools.cli.shared_options import (
 from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.data.options import ImageSource
 from swa_tools.errors import SwaToolsError
-from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice
 from swa_tools.run_directory import common_run_of_captures
 
@@ -137,22 +136,15 @@ def _whole_job(
 ) -> None:
     """Average, recompute BatchNorm on images, and score the result."""
     from swa_tools.data import has_split, open_split
-    from swa_tools.selection import Setting
 
-    source, bn = taken(ImageSource, given), taken(BnOptions, given)
+    source = taken(ImageSource, given)
     check_results(results)
-    with computing(bn.device) as context:
+    with setting_of(given) as setting:
         average_recompute_evaluate(
             paths,
             output,
             average=options,
-            setting=Setting(
-                train=open_split("train", source),
-                bn=bn,
-                evaluation=taken(EvaluationOptions, given),
-                context=context,
-                listener=listening(context),
-            ),
+            setting=setting,
             val=open_split("val", source) if has_split("val", source) else None,
             as_json=as_json,
             results=results,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from swa_tools.batchnorm.options import BnOptions
-from swa_tools.cli.computing import computing
+from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.output import command_line, listening, notice, print_json, print_table
+from swa_tools.cli.output import command_line, notice, print_json, print_table
 from swa_tools.cli.recording import check_results, recording
 from swa_tools.cli.shared_options import (
     checkpoints_argument,
@@ -23,9 +23,9 @@ from swa_tools.cli.shared_options import (
 from swa_tools.data.options import ImageSource
 from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice
+from swa_tools.records import Record
 
 if TYPE_CHECKING:
-    from swa_tools.records import Record
     from swa_tools.selection import GreedySoup
 
 
@@ -84,36 +84,28 @@ def command(
     """
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.data import hold_out, open_split
-    from swa_tools.selection import Setting, greedy_soup
+    from swa_tools.selection import greedy_soup
 
     if split == "val" and held_out is not None:
         raise click.UsageError("--held-out is a part of the training images: leave --split val out")
-    source = taken(ImageSource, given)
-    bn, evaluation = taken(BnOptions, given), taken(EvaluationOptions, given)
     paths = find_checkpoints(checkpoints)
     check_results(results)
-    with computing(evaluation.device) as context:
-        train = open_split("train", source)
+    with setting_of(given) as setting:
+        train = setting.train
         if split == "val":
-            chosen_by = open_split("val", source)
+            chosen_by = open_split("val", taken(ImageSource, given))
         else:
             n_samples = held_out or max(1, len(train) // 10)
-            chosen_by, train = hold_out(train, n_samples, seed=bn.seed or 0)
+            chosen_by, train = hold_out(train, n_samples, seed=setting.bn.seed or 0)
         soup = greedy_soup(
             paths,
             output,
             held_out=chosen_by,
-            setting=Setting(
-                train=train,
-                bn=bn,
-                evaluation=evaluation,
-                context=context,
-                listener=listening(context),
-            ),
+            setting=dataclasses.replace(setting, train=train),
             trial_samples=trial_samples,
             force=force,
         )
-    if not context.is_main:
+    if not setting.context.is_main:
         return
     with recording([_record(soup, output, split)], results, paths=paths):
         if as_json:
@@ -122,14 +114,16 @@ def command(
             _print(soup, output, split)
 
 
-def _record(soup: "GreedySoup", output: Path, split: str) -> "Record":
-    return soup.taken[-1].together.record(
+def _record(soup: "GreedySoup", output: Path, split: str) -> Record:
+    about = Record(
+        event="evaluation",
         checkpoint=output.name,
         kind="soup",
         bn=soup.recomputation.bn.state,
         split=split,
         command=command_line(),
     )
+    return soup.taken[-1].together.record(about)
 
 
 def _document(soup: "GreedySoup", output: Path, split: str) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from swa_tools.batchnorm.options import BnOptions
-from swa_tools.cli.computing import computing
+from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.duplicates import without_duplicates
-from swa_tools.cli.output import command_line, listening, print_json, print_table
+from swa_tools.cli.output import command_line, number, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.pictures import PictureOptions, save_picture
 from swa_tools.cli.recording import check_results, recording
@@ -26,12 +26,11 @@ from swa_tools.cli.shared_options import (
     split_option,
 )
 from swa_tools.data.options import ImageSource
-from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice
+from swa_tools.records import Record
 from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:
-    from swa_tools.records import Record
     from swa_tools.report import Picture
     from swa_tools.selection import SweepPoint
 
@@ -77,10 +76,9 @@ def command(
     from swa_tools.checkpoints import check_output, find_checkpoints
     from swa_tools.data import open_split
     from swa_tools.report import picture_format
-    from swa_tools.selection import Setting, sweep
+    from swa_tools.selection import sweep
 
-    source, pictures = taken(ImageSource, given), taken(PictureOptions, given)
-    bn, evaluation = taken(BnOptions, given), taken(EvaluationOptions, given)
+    pictures = taken(PictureOptions, given)
     paths = find_checkpoints(checkpoints)
     check_results(results)
     if plot is not None:
@@ -88,21 +86,11 @@ def command(
     for output in (csv_file, plot):
         if output is not None:
             check_output(output, force=force)
-    with open_all(paths, entry=evaluation.entry) as opened:
+    with open_all(paths, entry=given["entry"]) as opened:
         paths = [checkpoint.path for checkpoint in without_duplicates(opened)]
-    with computing(evaluation.device) as context:
-        points = sweep(
-            paths,
-            open_split(split, source),
-            Setting(
-                train=open_split("train", source),
-                bn=bn,
-                evaluation=evaluation,
-                context=context,
-                listener=listening(context),
-            ),
-        )
-    if not context.is_main:
+    with setting_of(given) as setting:
+        points = sweep(paths, open_split(split, taken(ImageSource, given)), setting)
+    if not setting.context.is_main:
         return
     with recording([_record(point, split) for point in points], results, paths=paths):
         if as_json:
@@ -115,10 +103,16 @@ def command(
             save_picture(_picture(points), plot, options=pictures, force=force)
 
 
-def _record(point: "SweepPoint", split: str) -> "Record":
-    return point.score.record(
-        checkpoint=point.name, kind="average", bn=point.bn, split=split, command=command_line()
+def _record(point: "SweepPoint", split: str) -> Record:
+    about = Record(
+        event="evaluation",
+        checkpoint=point.name,
+        kind="average",
+        bn=point.bn,
+        split=split,
+        command=command_line(),
     )
+    return point.score.record(about)
 
 
 def _write_csv(points: "Sequence[SweepPoint]", path: Path, *, force: bool) -> None:
@@ -171,7 +165,7 @@ def _print(points: "Sequence[SweepPoint]", split: str) -> None:
                 f"{point.end} {point.n}",
                 f"{score.top1:.2f}",
                 f"{low:.2f} – {high:.2f}",
-                "" if score.top5 is None else f"{score.top5:.2f}",
+                number(score.top5),
                 f"{score.nll:.4f}",
             ]
         )
