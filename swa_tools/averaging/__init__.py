@@ -1,11 +1,6 @@
 """Average checkpoint files offline: weightings, plan, streaming kernel, running mean. No torch."""
 
-from swa_tools.averaging.average import (
-    AverageOptions,
-    AverageResult,
-    average_checkpoints,
-    open_all,
-)
+from swa_tools.averaging.average import AverageOptions, AverageResult, average_checkpoints, open_all
 from swa_tools.averaging.choose import Selection, select
 from swa_tools.averaging.describe import describe_average
 from swa_tools.averaging.kernel import iterate_average, run_average

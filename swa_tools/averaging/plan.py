@@ -100,10 +100,7 @@ def plan_average(
         raise CheckpointError(f"{first.path}: there are no tensors in it")
     for other in checkpoints[1:]:
         check_names(
-            other.tensors.keys(),
-            first.tensors.keys(),
-            where=str(other.path),
-            first=str(first.path),
+            other.tensors.keys(), first.tensors.keys(), where=str(other.path), first=str(first.path)
         )
         if other.ties != first.ties:
             raise CheckpointError(

@@ -39,11 +39,7 @@ def run_job(options: FinetuneOptions, job: JobOptions) -> int:
     from swa_tools.training import finetune
     from swa_tools.training.description import Caller
 
-    caller = Caller(
-        command=command_line(),
-        options=recorded(job),
-        needs_captures=job.then_average,
-    )
+    caller = Caller(command=command_line(), options=recorded(job), needs_captures=job.then_average)
     try:
         with computing(options.device) as context:
             with contextlib.ExitStack() as stack:

@@ -75,10 +75,7 @@ def read_kind(path: Path, kind: str) -> "Numbers":
 
 
 def present(
-    numbers: "Numbers",
-    drawing: DrawingOptions,
-    *,
-    draw: "Callable[[Numbers], Picture]",
+    numbers: "Numbers", drawing: DrawingOptions, *, draw: "Callable[[Numbers], Picture]"
 ) -> None:
     """Draw the pictures and show the numbers."""
     for plot in drawing.files:

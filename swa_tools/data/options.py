@@ -28,16 +28,10 @@ class ImageSource:
         **_SOURCE,
     )
     train_dir: Path | None = option(
-        None,
-        help="Training images, by themselves.",
-        metavar="DIR",
-        **_SOURCE,
+        None, help="Training images, by themselves.", metavar="DIR", **_SOURCE
     )
     val_dir: Path | None = option(
-        None,
-        help="Validation images, by themselves.",
-        metavar="DIR",
-        **_SOURCE,
+        None, help="Validation images, by themselves.", metavar="DIR", **_SOURCE
     )
     dataset: str | None = option(
         None,

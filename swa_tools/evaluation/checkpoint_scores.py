@@ -81,11 +81,7 @@ class CheckpointScores:
         ensemble = self.evaluation.ensemble
         if ensemble is not None:
             about = Record(
-                event="evaluation",
-                checkpoint=ENSEMBLE,
-                kind=ENSEMBLE,
-                split=split,
-                command=command,
+                event="evaluation", checkpoint=ENSEMBLE, kind=ENSEMBLE, split=split, command=command
             )
             records.append(ensemble.record(about))
         return records

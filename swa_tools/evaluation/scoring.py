@@ -174,11 +174,7 @@ def _is_triangular(candidate: Candidate) -> bool:
 
 
 def _scored(
-    candidates: Sequence[Candidate],
-    built: BuiltModel,
-    *,
-    images: ImageSet,
-    evaluation: Evaluation,
+    candidates: Sequence[Candidate], built: BuiltModel, *, images: ImageSet, evaluation: Evaluation
 ) -> tuple[ScoredCheckpoint, ...]:
     labels = real_labels(images) if built.info.head == "imagenet-1k" else None
     return tuple(

@@ -169,10 +169,7 @@ class Surface:
 
     def _evaluate(self, name: str, advance: Advance) -> Evaluation:
         return evaluate(
-            {"point": self._module},
-            self._loaders[name],
-            amp=self._amp,
-            advance=advance,
+            {"point": self._module}, self._loaders[name], amp=self._amp, advance=advance
         )
 
     def _overflow(self, l2: float) -> PointScore:

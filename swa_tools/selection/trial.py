@@ -51,10 +51,7 @@ class Trial:
         return (n_samples + len(self.images)) // self.setting.context.world_size
 
     def score(
-        self,
-        state_dicts: Mapping[str, Mapping[str, torch.Tensor]],
-        *,
-        advance: Advance = unheard,
+        self, state_dicts: Mapping[str, Mapping[str, torch.Tensor]], *, advance: Advance = unheard
     ) -> dict[str, Score]:
         """Recompute BatchNorm for each set of weights and score it.
 

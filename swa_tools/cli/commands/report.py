@@ -32,12 +32,7 @@ SUFFIXES = (".png", ".svg")
 @options_of(PictureOptions)
 @force_option
 def command(
-    *,
-    runs: tuple[Path, ...],
-    output: Path | None,
-    text: bool,
-    force: bool,
-    **given: Any,
+    *, runs: tuple[Path, ...], output: Path | None, text: bool, force: bool, **given: Any
 ) -> None:
     """Put everything about runs on one self-contained HTML page, with all pictures as files.
 
@@ -77,13 +72,7 @@ def _print_table(table: "Table") -> None:
         )
 
 
-def _write(
-    runs: "list[RunData]",
-    output: Path,
-    *,
-    options: PictureOptions,
-    force: bool,
-) -> None:
+def _write(runs: "list[RunData]", output: Path, *, options: PictureOptions, force: bool) -> None:
     from swa_tools.checkpoints import atomic_output, check_output
     from swa_tools.report.contents import overview, run_section
     from swa_tools.report.page import render_page
