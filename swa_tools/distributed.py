@@ -1,7 +1,7 @@
-"""The environment that torchrun sets, in one context manager, and sums across its processes.
+"""The environment that torchrun sets, as one context manager, and sums across its processes.
 
-Every collective of the package goes through `Distributed`, so that one process and many run the
-same code, and so that a lost process is one clear line instead of a traceback.
+Every collective of the package goes through `Distributed`. So one process and many run the same
+code, and a lost process gives one clear line instead of a traceback.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from swa_tools.errors import SwaToolsError
 T = TypeVar("T")
 
 TIMEOUT = dt.timedelta(hours=1)
-"""How long a process waits for the others: rank 0 may read and write large files meanwhile."""
+"""How long a process waits for the others, while rank 0 may be reading or writing large files."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Distributed:
     Attributes:
         rank: Number of this process among all, from 0.
         world_size: Number of processes.
-        local_rank: Number of this process on its machine; the number of its GPU.
+        local_rank: Number of this process on its machine, from 0; also the number of its GPU.
         device: Where this process computes.
     """
 
@@ -47,9 +47,9 @@ class Distributed:
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the tensor over all ranks, in its own dtype; it is not changed.
+        """Return the sum of the tensor over all ranks, in its own dtype; the tensor is not changed.
 
-        Integers are added exactly. All ranks must call this, with one shape and dtype.
+        Integers are added exactly. All ranks must call this with the same shape and dtype.
         """
         if self.world_size == 1:
             return tensor
@@ -59,7 +59,7 @@ class Distributed:
         return total
 
     def gather(self, value: T) -> list[T]:
-        """Return the picklable value of every rank, in their order. All ranks must call this."""
+        """Return the picklable value of every rank, in order of rank. All ranks must call this."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -93,15 +93,15 @@ class Distributed:
 
 
 class OtherRankError(SwaToolsError):
-    """An error of another rank, which shows it there."""
+    """An error on another rank, which reports it itself."""
 
 
 def together(context: Distributed, work: Callable[[], T]) -> T:
     """Do a piece of work on every rank; if it fails on one, fail on all.
 
     Raises:
-        SwaToolsError: The rank's own error, on the first rank that has one.
-        OtherRankError: With the same text, on the other ranks.
+        SwaToolsError: On the first rank that failed: its own error.
+        OtherRankError: On all other ranks, with the text of that error.
     """
     result: T | None = None
     error: SwaToolsError | None = None
@@ -120,14 +120,14 @@ def distributed(device: str = "auto") -> Iterator[Distributed]:
     """Join the processes that torchrun started; without torchrun, be the only one.
 
     Reads `RANK`, `WORLD_SIZE` and `LOCAL_RANK`. Tensors on a GPU travel over NCCL, everything
-    else over gloo. The process group is destroyed at the end if it was made here; a group that
-    is already there is used and left alone.
+    else over gloo. A process group that is created here is destroyed at the end; an existing group
+    is used and left alone.
 
     Args:
         device: `auto` (the GPU of the local rank, else MPS, else the CPU), or a torch device.
 
     Raises:
-        SwaToolsError: The environment is broken, the device is not there, or the processes do
+        SwaToolsError: The environment is inconsistent, the device is missing, or the processes do
             not find each other.
     """
     rank = _environment_number("RANK", 0)
@@ -138,8 +138,8 @@ def distributed(device: str = "auto") -> Iterator[Distributed]:
         rank, world_size = dist.get_rank(), dist.get_world_size()
     if not 0 <= rank < world_size:
         raise SwaToolsError(
-            f"the environment is broken: expected 0 <= RANK < WORLD_SIZE, found RANK={rank},"
-            f" WORLD_SIZE={world_size}; start with torchrun or unset both"
+            f"the environment is inconsistent: expected 0 <= RANK < WORLD_SIZE, found RANK={rank},"
+            f" WORLD_SIZE={world_size}; start with torchrun, or unset both"
         )
     context = Distributed(
         rank=rank,
@@ -175,7 +175,8 @@ def _process_group(context: Distributed) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # NCCL waits here for the other ranks, which may wait for this one; gloo does not.
+        # Leaving NCCL waits for the other ranks, which may wait for this one; leaving gloo does
+        # not.
         if not is_cuda:
             _leave()
         raise
@@ -185,8 +186,8 @@ def _process_group(context: Distributed) -> Iterator[None]:
 def _leave() -> None:
     """Take this process out of its group."""
     # torch 2.6 holds Python's lock while it waits for gloo's threads to end, and one of them may
-    # want it, to let go of the last collective's tensors: this is the time to do so. Newer ones
-    # (2.15) do not need it.
+    # need that lock to release the last collective's tensors. The pause gives it time to do so.
+    # Newer versions (2.15) do not need it.
     time.sleep(0.1)
     dist.destroy_process_group()
 
@@ -194,8 +195,8 @@ def _leave() -> None:
 def _store(context: Distributed) -> Store:
     """Return the store by which the ranks find each other.
 
-    torchrun keeps one store over its restarts, and some versions of torch (2.15) use the same keys
-    in it again: a restarted rank then finds the address of a process that has died.
+    torchrun keeps one store across restarts, and some versions of torch (2.15) reuse the keys in
+    it: without a prefix, a restarted rank finds the address of a process that has died.
     """
     found = rendezvous("env://", context.rank, context.world_size, timeout=TIMEOUT)
     store, _, _ = next(iter(found))
@@ -204,10 +205,10 @@ def _store(context: Distributed) -> Store:
 
 
 def single_process(device: str = "auto") -> Distributed:
-    """Return the context of a process that is the only one, whatever the environment says.
+    """Return the context of a single process, whatever the environment says.
 
     Raises:
-        SwaToolsError: The device is not there.
+        SwaToolsError: The device is missing.
     """
     return Distributed(device=_rank_device(device, local_rank=0, world_size=1))
 
@@ -219,16 +220,16 @@ def float64_device(device: torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def clear_memory_errors(device: torch.device) -> Iterator[None]:
-    """Turn a GPU that is out of memory during a forward pass into one line.
+    """Turn the error of a GPU that runs out of memory in a forward pass into one line.
 
     Raises:
-        SwaToolsError: It is.
+        SwaToolsError: The GPU is out of memory.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise SwaToolsError(
-            f"device {device} is out of memory: try a smaller --batch-size, or fewer models at once"
+            f"device {device} is out of memory; try a smaller --batch-size, or fewer models at once"
         ) from error
 
 
@@ -237,7 +238,7 @@ def amp_dtype(
 ) -> torch.dtype | None:
     """Return the dtype of mixed precision on a device; None for full precision.
 
-    `auto` is bfloat16 on GPUs that have it, else full precision.
+    `auto` means bfloat16 on GPUs that support it, else full precision.
     """
     if amp == "auto":
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -261,7 +262,9 @@ def _rank_device(name: str, *, local_rank: int, world_size: int) -> torch.device
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SwaToolsError("device mps: this machine or this torch has no MPS; try --device cpu")
     if device.type == "mps" and world_size > 1:
-        raise SwaToolsError("device mps: torch runs one process on MPS; leave torchrun out")
+        raise SwaToolsError(
+            "device mps: torch runs only one process on MPS; start without torchrun"
+        )
     return device
 
 
@@ -272,8 +275,8 @@ def _cuda_device(device: torch.device, *, local_rank: int, world_size: int) -> t
     has_number = ":" in str(device)
     if has_number and world_size > 1:
         raise SwaToolsError(
-            f"device {device}: {world_size} processes cannot share it; leave the number out,"
-            " and each takes the GPU of its local rank"
+            f"device {device}: {world_size} processes cannot share one GPU; leave the number out,"
+            " and each process takes the GPU of its local rank"
         )
     index = device.index if has_number else local_rank
     if index >= n_devices:

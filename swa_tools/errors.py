@@ -1,13 +1,13 @@
 """The errors that swa-tools raises on purpose.
 
 Every message is one line that says what is wrong, in which file or tensor, what was expected and
-found, and what to try. The command line prints it as it is and exits with status 1; anything else
-that escapes is a bug.
+found, and what to try. The command line prints it unchanged and exits with status 1; any other
+exception that escapes is a bug.
 """
 
 
 class SwaToolsError(Exception):
-    """Base of every error that a user can mend."""
+    """Base class of every error that a user can fix."""
 
 
 class CheckpointError(SwaToolsError):

@@ -1,19 +1,20 @@
-"""The format of measured surfaces: arrays in an `.npz`, and in JSON what they are.
+"""The format of measured surfaces: arrays in an `.npz`, and a description of them in JSON.
 
-`landscape` writes these files, `report` reads them. The description stands beside the `.npz` as
-JSON and once more inside it, so that the one file is enough to draw the picture again.
+`landscape` writes these files, `report` reads them. The description lies next to the `.npz` as JSON
+and once more inside it, so that the `.npz` alone is enough to draw the picture again.
 
-The arrays by kind; Y, X, T and P count rows, columns, positions and projected checkpoints:
+The arrays of each kind; Y, X, T and P count rows, columns, positions and projected checkpoints:
 
-- `plane`: `x` and `y` of the grid; scores (Y, X); for its three checkpoints `checkpoint_xy` (3, 2)
-  and scores (3,) whose names begin with `checkpoint_`; `projected_xyd` (P, 3), d from the plane.
+- `plane`: `x` (X,) and `y` (Y,) of the grid; scores (Y, X); for its three checkpoints
+  `checkpoint_xy` (3, 2) and scores (3,) whose names begin with `checkpoint_`; `projected_xyd`
+  (P, 3), where d is the distance from the plane.
 - `rays`: distances `t` (T,); scores (checkpoints, rays, T).
 - `segment`: `t` (T,), 0 and 1 at the checkpoints; `position` (T,) in distances; scores (T,).
 - `trajectory`: the arrays of `landscape.trajectory.Trajectory`, and `lag_profile`.
 
 Scores are `train_loss`, `l2`, their sum `train_objective`, `train_error`, `test_loss`,
 `test_error`, and `is_correct_bits`, which tells for each validation image whether it is labelled
-right, eight images to a byte along a last axis.
+right, eight images per byte along a last axis.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ SCHEMA = 1
 SUFFIX = ".npz"
 
 DESCRIPTION = "description"
-"""The member of the `.npz` that holds the description; all others are arrays."""
+"""The member of the `.npz` that holds the description; all other members are arrays."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class Numbers:
         path: The file that holds them.
         kind: `plane`, `rays`, `segment` or `trajectory`.
         arrays: The arrays by name.
-        description: What was measured, on what, how.
+        description: What was measured, on what, and how.
     """
 
     path: Path
@@ -61,7 +62,7 @@ class Numbers:
 
 
 def description_path(path: Path) -> Path:
-    """Return where the description of an `.npz` stands by itself."""
+    """Return the path of the JSON description next to an `.npz`."""
     return path.with_suffix(".json")
 
 
@@ -70,7 +71,7 @@ def describe(kind: str, **values: Any) -> dict[str, Any]:
 
     Args:
         kind: `plane`, `rays`, `segment` or `trajectory`.
-        values: JSON values: what was measured, on what, how.
+        values: What was measured, on what, and how, as JSON values.
     """
     return {"schema": SCHEMA, "kind": kind, "swa_tools": __version__, **values}
 
@@ -86,36 +87,37 @@ def save_numbers(
     """Write an `.npz` to an open file.
 
     Args:
-        file: Where it goes.
+        file: The file to write to.
         arrays: The arrays by name.
-        description: What they are, from `describe`.
+        description: What the arrays are, from `describe`.
     """
     members: dict[str, Any] = {**arrays, DESCRIPTION: np.array(description_text(description))}
     np.savez_compressed(file, **members)
 
 
 def read_numbers(path: Path) -> Numbers:
-    """Read an `.npz` of ours.
+    """Read an `.npz` that swa-tools wrote.
 
     Raises:
-        SwaToolsError: It cannot be read, is another tool's, or was written by a newer version.
+        SwaToolsError: The file cannot be read, is from another tool, or was written by a version
+            with another schema.
     """
     try:
-        # Opened here, since NumPy leaves a broken archive open.
+        # Open the file here, because NumPy leaves a broken archive open.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(str(arrays.pop(DESCRIPTION)))
         kind, schema = description["kind"], description["schema"]
     except OSError as error:
-        raise SwaToolsError(f"{path}: cannot read it: {error.strerror or error}") from error
+        raise SwaToolsError(f"{path}: cannot read this file: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise SwaToolsError(
-            f"{path}: expected the .npz of swa-tools plane, ray, segment or trajectory, found"
+            f"{path}: expected an .npz from swa-tools plane, ray, segment or trajectory, found"
             f" something else ({type(error).__name__})"
         ) from error
     if schema != SCHEMA:
         raise SwaToolsError(
-            f"{path}: its description has schema {schema}, this version reads {SCHEMA}; update"
+            f"{path}: its description has schema {schema}, but this version reads {SCHEMA}; update"
             " swa-tools"
         )
     return Numbers(path=path, kind=kind, arrays=arrays, description=description)

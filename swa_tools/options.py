@@ -1,7 +1,7 @@
 """How an option is declared: once, on the dataclass field that holds it.
 
-From the fields follow the options of the command line with their help, what a resumed run must have
-in common with the run before, what a run says of where its numbers come from, and which runs are
+The fields determine the options of the command line and their help, what a resumed run must have in
+common with the run before, what a run records about the origin of its numbers, and which runs are
 replicates.
 """
 
@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 Affects = Literal["numbers", "bits", "nothing"]
-"""What another value means: another experiment; the same one, rounded otherwise; or the same one,
-watched or stored otherwise."""
+"""What a different value changes: the experiment; only how the same experiment is rounded; or only
+how it is watched or stored."""
 
 _KEY = "option"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Which numbers an option takes; integers or finite numbers, as its field is annotated."""
+    """Which numbers an option takes: integers or finite numbers, as its field is annotated."""
 
     min: float | None = None
     max: float | None = None
@@ -35,23 +35,24 @@ SHARE = Bounds(min=0, max=1, max_open=True)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What a field says of itself as an option.
+    """What a field declares about itself as an option.
 
     Attributes:
         help: A sentence for the help page.
-        affects: What another value means for the numbers of a run.
-        section: Heading of the help page that it stands under.
-        flag: What it is called, if not as the field.
-        short: The same in one letter.
-        metavar: What stands for the value on the help page.
-        shown_default: What happens by default, where the default does not say it.
-        bounds: Of a number.
-        choices: The words that it takes, where the annotation does not list them.
-        parse: Reads a value that the annotation does not tell how to read; raises ValueError.
-        is_argument: Whether it is given by its place instead of a flag.
+        affects: What another value changes about the numbers of a run.
+        section: The heading of the help page that lists the option.
+        flag: The option's name, if it is not the field's.
+        short: Its one-letter name.
+        metavar: The placeholder for the value on the help page.
+        shown_default: What happens by default, if the default value does not say it.
+        bounds: Which numbers it takes.
+        choices: Which words it takes, if the annotation does not list them.
+        parse: Reads a value if the annotation does not say how; raises ValueError.
+        is_argument: Whether it is a positional argument instead of a flag.
         may_change: Whether a run may be resumed with another value although it affects numbers:
-            what must not change is then compared by itself (the images, the schedule).
-        is_recorded: Whether it belongs to the run, and not to one call: `run.json` has it.
+            what must not change (the images, the schedule) is then compared separately.
+        is_recorded: Whether it belongs to the run rather than to one call, and is kept in
+            `run.json`.
     """
 
     help: str
@@ -74,10 +75,10 @@ class Declared:
     """An option as its class declares it.
 
     Attributes:
-        name: Of the field.
+        name: Name of the field.
         annotation: Its type.
-        default: None where it must be given.
-        option: The rest.
+        default: Its default; None if a value must be given.
+        option: Everything else that it declares.
     """
 
     name: str
@@ -87,12 +88,12 @@ class Declared:
 
     @property
     def flag(self) -> str:
-        """What it is called on the command line."""
+        """The option's name on the command line."""
         return self.option.flag or f"--{self.name.replace('_', '-')}"
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """The option's name in messages."""
         return self.name.replace("_", " ")
 
 
@@ -102,17 +103,17 @@ def option(
     """Declare an option: a field of a dataclass.
 
     Args:
-        default: Its default; without one it must be given.
-        factory: What makes the default, instead.
-        described: What `Option` says of it.
+        default: The default; without one a value must be given.
+        factory: Makes the default, instead of `default`.
+        described: Attributes of `Option`.
     """
-    # The overloads of `field` allow one of the two.
+    # The overloads of `field` allow only one of the two.
     given: dict[str, Any] = {"default": default, "default_factory": factory}
     return dataclasses.field(**given, metadata={_KEY: Option(**described)})
 
 
 def declared(cls: Any) -> Iterator[Declared]:
-    """Return the options of a dataclass, or of an instance of one, with those that it nests."""
+    """Return the options of a dataclass (or an instance), nested dataclasses included."""
     hints = typing.get_type_hints(cls if isinstance(cls, type) else type(cls))
     for field in dataclasses.fields(cls):
         annotation = hints[field.name]
@@ -131,7 +132,7 @@ def declared(cls: Any) -> Iterator[Declared]:
 
 
 def values_of(options: Any) -> dict[str, Any]:
-    """Return the values of a dataclass's options by name, those of nested ones among them."""
+    """Return the values of a dataclass's options by name, including those of nested dataclasses."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)

@@ -1,7 +1,7 @@
-"""The one line format of results: a record is one JSON line.
+"""The single format of results: a record is one line of JSON.
 
-`finetune` writes them to `RUN/metrics.jsonl`, everything that scores checkpoints appends them to
-`RUN/results.jsonl` or to the file that `--results` names, and `report` reads nothing else.
+`finetune` writes records to `RUN/metrics.jsonl`. Commands that score checkpoints append them to
+`RUN/results.jsonl` or to the file that `--results` names. `report` reads nothing else.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ class Record:
         bn: BatchNorm state when it was scored: `none`, `trained`, `stale`, `updated`, `unknown`.
         split: `train` or `val`.
         n_samples: Number of images scored.
-        top1, top5, ece: Percent.
+        top1, top5, ece: Accuracies and calibration error, in percent.
         nll: Mean negative log-likelihood, in nats.
         epoch: Passes over the training images completed when this was measured; may be a fraction.
         step: Optimizer steps completed, counted from 1.
         cycle: Number of the cycle, counted from 1.
         lr: Learning rate of that step.
-        train_loss: Mean training loss since the record before, in nats.
-        command: How to obtain the record again.
+        train_loss: Mean training loss since the previous record, in nats.
+        command: How to reproduce the record.
     """
 
     event: Event
@@ -64,7 +64,7 @@ class Record:
     def to_json(self) -> str:
         """Return the record as one line of JSON, without the fields that are not set.
 
-        JSON has no NaN or Inf: such a value is written as `null`, "measured, but not a number".
+        JSON has no NaN or Inf: such a value is written as `null`, for "measured, but not a number".
         """
         document: dict[str, Any] = {}
         for field in dataclasses.fields(self):
@@ -76,25 +76,25 @@ class Record:
 
 
 _START = b'{"event": "'
-"""What every record begins with."""
+"""The beginning of every record."""
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
     """Append records to a JSON-lines file, in one write; create the file if it is missing.
 
-    A last record that was cut off (a killed writer, a full disk) is removed first, so that it
+    A last record that was cut off (by a killed writer or a full disk) is removed first, so that it
     cannot swallow the new one. Writers that append to one file at the same time take turns.
 
     Raises:
         OutputError: The file cannot be written.
-        SwaToolsError: It is no file of records.
+        SwaToolsError: It is not a file of records.
     """
     text = "".join(record.to_json() + "\n" for record in records)
     if not text:
         return
     try:
         with open(path, "ab+", buffering=0) as file:
-            # Some network file systems have no locks; a single writer is safe without.
+            # Some network file systems have no locks; a single writer is safe without one.
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
             data = _mend_last_line(file, path) + text.encode()
@@ -133,10 +133,10 @@ def read_records(path: Path) -> Iterator[Record]:
     A last line without its newline, which a killed writer leaves behind, is not an error.
 
     Raises:
-        SwaToolsError: The file cannot be read, or a line is no record.
+        SwaToolsError: The file cannot be read, or a line is not a record.
     """
     try:
-        # Lines end at the newline alone: str.splitlines would also cut at U+2028.
+        # A line ends only at a newline: str.splitlines would also cut at U+2028.
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise SwaToolsError(f"{path}: cannot read results: {error.strerror}") from error
@@ -159,9 +159,9 @@ def parse_record(line: bytes) -> Record:
     """Return the record that a line holds; fields of a newer version are ignored.
 
     Raises:
-        ValueError: It is no JSON object with the field `event`, or a field has another type.
+        ValueError: It is not a JSON object with the field `event`, or a field has another type.
     """
-    # NaN and Inf are what other writers call null.
+    # Other writers may put NaN and Inf where we put null.
     found = parse_object(line).items()
     plain = {name: None if _is_no_number(value) else value for name, value in found}
     return from_json(plain, Record, name="record")

@@ -1,4 +1,4 @@
-"""The folder of a run: where its files are, what they say, and which run a file comes from."""
+"""The folder of a run: where its files are, what they say, and which run a file belongs to."""
 
 import contextlib
 import dataclasses
@@ -53,7 +53,7 @@ class RunDirectory:
 
     @property
     def ema(self) -> Path:
-        """The folder of the moving average at the same moments."""
+        """The folder of the moving averages (EMA), taken at the same moments."""
         return self.path / EMA
 
     @property
@@ -73,12 +73,12 @@ class RunDirectory:
 
     @property
     def resume(self) -> Path:
-        """The newest point to go on from."""
+        """The newest point to resume from."""
         return self.path / RESUME
 
     @property
     def tensorboard(self) -> Path:
-        """The folder of what TensorBoard shows."""
+        """The folder of the TensorBoard log."""
         return self.path / TENSORBOARD
 
     def capture(self, cycle: int | None) -> Path:
@@ -91,18 +91,18 @@ class RunDirectory:
         return self.description.exists() or self.resume.exists()
 
     def has_results(self) -> bool:
-        """Tell whether there is anything that a run has come to: captures, an average, records."""
+        """Tell whether the run has produced anything: captures, an average or records."""
         files = (self.average, self.metrics, self.results)
         return any(self.checkpoints.glob("*.safetensors")) or any(
             file.exists() and file.stat().st_size > 0 for file in files
         )
 
     def check_free(self, *, force: bool) -> None:
-        """Tell early whether a run can begin here.
+        """Check early that a run can begin here.
 
         Raises:
-            OutputError: There are files in the folder and `force` is not set, or it cannot be
-                written to.
+            OutputError: There are files in the folder and `force` is not set, or the folder cannot
+                be written to.
         """
         with _writing(self.path):
             folders = (self.path, *self.path.absolute().parents)
@@ -113,22 +113,22 @@ class RunDirectory:
                 raise OutputError(f"{self.path}: cannot write a run there: no permission")
             if self.path.exists() and self._has_files() and not force:
                 raise OutputError(
-                    f"{self.path}: it exists already and is not empty; go on with the run in it"
-                    " (--resume), choose another name, or give --force"
+                    f"{self.path}: already exists and is not empty; continue the run in it with"
+                    " --resume, choose another name, or give --force"
                 )
 
     def _has_files(self) -> bool:
-        """Tell whether there is more than what a run leaves that was killed as it began."""
+        """Tell whether there is more here than a run leaves if it is killed as it begins."""
         return any(
             not path.is_dir() and not (path.name[0] == "." and path.suffix == ".tmp")
             for path in self.path.rglob("*")
         )
 
     def create(self, *, ema: bool) -> None:
-        """Make the folders, and remove an earlier run's files; other files are left alone.
+        """Create the folders, and remove an earlier run's files; other files are left alone.
 
         Raises:
-            OutputError: They cannot be made or removed.
+            OutputError: The folders cannot be created, or the files cannot be removed.
         """
         with _writing(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ class RunDirectory:
         """Return what `run.json` says; empty if there is none.
 
         Raises:
-            SwaToolsError: It cannot be read, or is something else.
+            SwaToolsError: The file cannot be read, or is not a run's description.
         """
         path = self.description
         try:
@@ -156,30 +156,30 @@ class RunDirectory:
             return {}
         except (OSError, ValueError) as error:
             raise SwaToolsError(
-                f"{path}: cannot read it ({error}); expected the description of a run"
+                f"{path}: cannot read this file ({error}); expected the description of a run"
             ) from error
 
     def readable_description(self) -> dict[str, Any]:
-        """Return what `run.json` says; empty if it is not there or cannot be read."""
+        """Return what `run.json` says; empty if it is missing or cannot be read."""
         try:
             return self.read_description()
         except SwaToolsError:
             return {}
 
     def read_metrics(self) -> list[Record]:
-        """Return the records of training and validation; none if there is no file of them.
+        """Return the records of training and validation; none if there is no such file.
 
         Raises:
-            SwaToolsError: The file cannot be read, or is something else.
+            SwaToolsError: The file cannot be read, or is not a file of records.
         """
         return list(read_records(self.metrics)) if self.metrics.exists() else []
 
     def append(self, records: Iterable[Record]) -> None:
-        """Append to the metrics."""
+        """Append records to the metrics."""
         append_records(self.metrics, records)
 
     def sync_metrics(self) -> int:
-        """Bring the metrics to the disk and return their length in bytes."""
+        """Flush the metrics to disk and return their length in bytes."""
         with _writing(self.metrics), open(self.metrics, "ab") as file:
             os.fsync(file.fileno())
             return file.tell()
@@ -188,13 +188,13 @@ class RunDirectory:
         """Cut the metrics back to the length that they had at the resume point.
 
         Raises:
-            TrainingError: They are shorter than that.
+            TrainingError: The file is shorter than that.
         """
         with _writing(self.metrics), open(self.metrics, "ab") as file:
             if file.tell() < n_bytes:
                 raise TrainingError(
-                    f"{self.metrics}: {file.tell()} bytes, but at the point to resume from they"
-                    f" were {n_bytes}; has somebody changed the file?"
+                    f"{self.metrics}: has {file.tell()} bytes, expected at least the {n_bytes} of"
+                    " the point to resume from; restore the file, or start over with --force"
                 )
             file.truncate(n_bytes)
 
@@ -206,7 +206,7 @@ class RunDirectory:
 
 
 def options_in(description: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of `finetune` in what a `run.json` says; empty if it does not say them."""
+    """Return the options of `finetune` from the contents of a `run.json`; empty if it has none."""
     found = description.get("options")
     return found if isinstance(found, dict) else {}
 
@@ -215,41 +215,41 @@ def read_options(path: Path) -> dict[str, Any]:
     """Return the options of `finetune` in a `run.json`, wherever the file lies.
 
     Raises:
-        TrainingError: It holds none.
+        TrainingError: The file is missing, or holds no options.
     """
     try:
         return dict(parse_object(path.read_bytes())["options"])
     except FileNotFoundError as error:
         raise TrainingError(
-            f"{path}: there is no such file; is {path.parent} a run directory?"
+            f"{path}: there is no such file; check that {path.parent} is a run directory"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{path}: cannot read the options of a run from it ({error}); expected the"
+            f"{path}: cannot read a run's options from this file ({error}); expected the"
             f" {DESCRIPTION} that finetune writes"
         ) from error
 
 
 def run_of_capture(path: Path) -> RunDirectory | None:
-    """Return the run whose capture a file is; None for any other file."""
+    """Return the run that a capture belongs to; None for any other file."""
     run = run_of(path)
     return run if run is not None and path.absolute().parent == run.checkpoints else None
 
 
 def run_of(path: Path) -> RunDirectory | None:
-    """Return the run that a file is from: it lies in its folder, or in one below."""
+    """Return the run that a file belongs to: it lies in the run's folder or one level below."""
     folders = path.absolute().parents[:2]
     return next((RunDirectory(folder) for folder in folders if is_run(folder)), None)
 
 
 def common_run(paths: Sequence[Path]) -> RunDirectory | None:
-    """Return the run that all files are from; None if there is no such."""
+    """Return the run that all files belong to; None if there is none."""
     runs = {run_of(path) for path in paths}
     return runs.pop() if len(runs) == 1 else None
 
 
 def common_run_of_captures(paths: Sequence[Path]) -> RunDirectory | None:
-    """Return the run whose captures all files are; None if there is no such."""
+    """Return the run that all files are captures of; None if there is none."""
     runs = {run_of_capture(path) for path in paths}
     return runs.pop() if len(runs) == 1 else None
 
@@ -259,4 +259,4 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path}: cannot write it: {error.strerror or error}") from error
+        raise OutputError(f"{path}: cannot write here: {error.strerror or error}") from error

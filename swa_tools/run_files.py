@@ -1,7 +1,7 @@
 """What the files of a run are called, and which folder is a run.
 
-It stands by itself below `checkpoints`, which finds a run's captures, and `run_directory`, which
-has everything else about runs.
+This module imports nothing of ours: `checkpoints`, which finds a run's captures, and
+`run_directory`, which has everything else about runs, both use it.
 """
 
 import os
@@ -17,7 +17,7 @@ CAPTURES = "checkpoints"
 """The folder of the captures."""
 
 EMA = "ema"
-"""The folder of the moving average at the same moments."""
+"""The folder of the moving averages (EMA), taken at the same moments."""
 
 AVERAGE = "swa.safetensors"
 """The average of the captures, ready for use."""
@@ -29,10 +29,10 @@ RESULTS = "results.jsonl"
 """The records of everything scored later from this run."""
 
 RESUME = "resume.pt"
-"""The newest point to go on from."""
+"""The newest point to resume from."""
 
 TENSORBOARD = "tensorboard"
-"""The folder of what TensorBoard shows, if that was asked for."""
+"""The folder of the TensorBoard log, if one was asked for."""
 
 
 def is_run(folder: Path) -> bool:

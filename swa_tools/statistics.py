@@ -1,4 +1,4 @@
-"""How sure a top-1 is, and the difference between two."""
+"""How certain a top-1 is, and the difference between two."""
 
 import math
 from statistics import NormalDist
@@ -7,14 +7,15 @@ from statistics import NormalDist
 def wilson_interval(
     n_correct: float, n_samples: int, *, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Return the interval of a fraction, in percent (Wilson 1927).
+    """Return the confidence interval of a fraction, in percent (Wilson 1927).
 
-    The given share of intervals made in this way holds the true accuracy on images drawn like
-    these. The interval stays within [0, 100] and is right near its ends, where the usual ± is not.
+    A share `confidence` of such intervals contains the true accuracy on images drawn like these.
+    The interval stays within [0, 100] and is right near its ends, where the usual ± is not.
 
     Args:
-        n_correct: Images labelled right; need not be whole where it comes from a percentage.
-        n_samples: Images, at least 1.
+        n_correct: Number of images labelled right; not a whole number if it comes from a
+            percentage.
+        n_samples: Number of images, at least 1.
         confidence: The share, in (0, 1).
     """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
@@ -29,18 +30,18 @@ def wilson_interval(
 def mcnemar(n_only_first: int, n_only_second: int) -> float:
     """Return the two-sided p-value of McNemar's exact test for two models on the same images.
 
-    Images that both label right, or both wrong, do not tell which is better. If the two are equally
-    good, each model gets Binomial(n, 1/2) of the other images; p is the chance of a split at least
-    as uneven as this one.
+    Images that both label right, or both wrong, do not tell which model is better. If the two are
+    equally good, the number of the other n images that the first labels right is Binomial(n, 1/2);
+    p is the chance of a split at least as uneven as this one.
 
     Args:
-        n_only_first: Images that only the first model labels right.
-        n_only_second: Images that only the second model labels right.
+        n_only_first: Number of images that only the first model labels right.
+        n_only_second: Number of images that only the second model labels right.
     """
     n, smaller = n_only_first + n_only_second, min(n_only_first, n_only_second)
     if 2 * smaller == n:
         return 1.0
-    # The terms of the lower tail, from its largest on down: each is k/(n−k+1) of the one above.
+    # The terms of the lower tail, from the largest down: each is k/(n−k+1) times the one before.
     term = math.exp(
         math.lgamma(n + 1)
         - math.lgamma(smaller + 1)

@@ -199,13 +199,12 @@ IMPORTS = read_imports(module_files(PACKAGE))
 LIGHT_MODULES = [
     name
     for name in IMPORTS
-    if (layer_of(name) in LIGHT and name != "swa_tools.checkpoints.pickled")
+    if layer_of(name) in LIGHT
     or name in LIGHT_ROOMS
     or (name.endswith((".options", ".choice")) and name.rpartition(".")[0] in LIGHT_ROOMS)
     or name == "swa_tools.training.schedules"
 ]
-"""Modules that load no heavy library. The reader of pickles needs torch; it is itself imported only
-when a pickle is opened, which the other modules' chains show."""
+"""Modules that load no heavy library."""
 
 
 def test_every_module_has_a_row_in_the_table():

@@ -29,13 +29,13 @@ def test_a_description_without_a_number_is_refused():
 def test_a_file_of_another_tool_is_refused(tmp_path):
     path = tmp_path / "theirs.npz"
     np.savez(path, x=np.arange(3))
-    with pytest.raises(SwaToolsError, match="expected the .npz of swa-tools"):
+    with pytest.raises(SwaToolsError, match="expected an .npz from swa-tools"):
         read_numbers(path)
     path.write_bytes(b"no archive")
-    with pytest.raises(SwaToolsError, match="expected the .npz of swa-tools"):
+    with pytest.raises(SwaToolsError, match="expected an .npz from swa-tools"):
         read_numbers(path)
     path.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(SwaToolsError, match="expected the .npz of swa-tools"):
+    with pytest.raises(SwaToolsError, match="expected an .npz from swa-tools"):
         read_numbers(path)
     with pytest.raises(SwaToolsError, match=r"missing\.npz: cannot read it: No such file"):
         read_numbers(tmp_path / "missing.npz")
@@ -44,7 +44,7 @@ def test_a_file_of_another_tool_is_refused(tmp_path):
 def test_nothing_in_a_file_is_unpickled(tmp_path):
     path = tmp_path / "pickled.npz"
     np.savez(path, x=np.array([{"a": 1}], dtype=object), description=np.array("{}"))
-    with pytest.raises(SwaToolsError, match="expected the .npz of swa-tools"):
+    with pytest.raises(SwaToolsError, match="expected an .npz from swa-tools"):
         read_numbers(path)
 
 

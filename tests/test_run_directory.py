@@ -52,7 +52,7 @@ def test_metrics_are_cut_back_to_the_point_of_resuming(directory):
     directory.append([Record(event="step", step=2)])
     directory.truncate_metrics(n_bytes)
     assert directory.metrics.stat().st_size == n_bytes
-    with pytest.raises(TrainingError, match=f"at the point to resume from they were {n_bytes + 1}"):
+    with pytest.raises(TrainingError, match=f"expected at least the {n_bytes + 1} of the point"):
         directory.truncate_metrics(n_bytes + 1)
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm statistics: measure them again for weights that were averaged.
+"""BatchNorm statistics: measure them again for averaged weights.
 
 The names are imported when they are first used: `swa_tools.batchnorm.options` needs no torch.
 """

@@ -8,9 +8,9 @@ from swa_tools.data import evaluation_view, training_view
 from swa_tools.data.options import BATCH_SIZE
 
 LEAST_BATCH = 64
-"""Smaller batches have no statistics to speak of: the deeper layers see activations that were
-normalised by their own batch. On the mean of two networks top-1 fell from 65.4 with 200 images in a
-batch to 57.3 with 4 and 21.3 with 1."""
+"""Smaller batches give poor statistics: the deeper layers see activations that were normalised by
+their own batch. For the mean of two networks, top-1 fell from 65.4 % with 200 images in a batch to
+57.3 % with 4 and 21.3 % with 1."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ def conditions_of(
 
     Args:
         options: How statistics are measured.
-        metadata: What the checkpoint says of itself; None for somebody else's file.
+        metadata: The checkpoint's metadata; None for a file from another tool.
         preprocessing: The model's.
     """
     recorded = metadata.view if metadata is not None else None
@@ -52,7 +52,7 @@ def conditions_of(
         notices.append(
             "the weights do not say how their training images were prepared: BatchNorm is measured"
             f" on random crops of at least {view.min_area:.0%} of the image, half of them flipped;"
-            " --view evaluation measures it on images as they are scored"
+            " with --view evaluation, on images as they are scored"
         )
     batch_size = options.batch_size
     if batch_size is None:
@@ -60,8 +60,8 @@ def conditions_of(
     elif batch_size < LEAST_BATCH:
         notices.append(
             f"--batch-size {batch_size} is too small for BatchNorm: deeper layers see activations"
-            " that were normalised by the batch, and few images have no statistics; give at least"
-            f" {LEAST_BATCH}, or leave it out"
+            " that were normalised by the batch, and so few images give poor statistics; give at"
+            f" least {LEAST_BATCH}, or leave it out"
         )
     seed = options.seed
     if seed is None:

@@ -1,7 +1,7 @@
 """The estimators of running statistics, as sums over the calls of a layer.
 
-With m_k and v_k the mean and the biased variance of one channel in call k of a layer, n_k the
-number of values behind them and b_k the images of the batch, the estimators are
+Let m_k and v_k be the mean and the biased variance of one channel in call k of a layer, n_k the
+number of values behind them, and b_k the number of images in the batch. The estimators are
 
 - `population`: mean = Σ n_k m_k / n and variance = Σ n_k v_k / n + Σ n_k (m_k − mean)² / n with
   n = Σ n_k: mean and biased variance of all values together. The default.
@@ -11,7 +11,7 @@ number of values behind them and b_k the images of the batch, the estimators are
   momentum b_k / (b_1 + … + b_k) leaves behind, as in the authors' `bn_update`.
 
 All three are sums in float64, so any split of the same calls over ranks gives the same statistics
-to rounding.
+up to rounding.
 """
 
 import torch
@@ -21,14 +21,14 @@ from swa_tools.distributed import float64_device
 
 
 class Moments:
-    """The calls of one layer so far, as one weight, a mean and a spread per channel.
+    """The calls of one layer so far: one weight, and a mean and a spread per channel.
 
     The spread divided by the weight is the variance. Tensors are (C,), float64.
 
     Args:
         n_channels: C.
         estimator: Which of the three.
-        device: Where the statistics are; the sums are held there, or on the CPU if the device has
+        device: Where the statistics are; the sums are kept there, or on the CPU if the device has
             no float64.
     """
 
@@ -45,9 +45,9 @@ class Moments:
         """Add one call.
 
         Args:
-            mean: Of each channel's values, (C,).
-            variance: Biased, (C,).
-            count: Number of values of each channel, at least 2.
+            mean: Mean of each channel's values, (C,).
+            variance: Their biased variance, (C,).
+            count: Number of values in each channel, at least 2.
             batch_size: Number of images.
         """
         unbiased = count / (count - 1)
@@ -57,13 +57,13 @@ class Moments:
             "sample-weighted": (batch_size, batch_size * unbiased),
         }[self.estimator]
         device = self.mean.device
-        # To the device first: MPS has no float64 to convert to.
+        # Move first, convert second: MPS has no float64.
         spread = variance.to(device).double() * spread_per_variance
         self._merge(weight, mean.to(device).double(), spread)
         self.n_calls += 1
 
     def merge(self, other: "Moments") -> None:
-        """Add all the calls of another one, which is not changed."""
+        """Add all the calls of `other`, which is not changed."""
         if other.n_calls > 0:
             device = self.mean.device
             self._merge(other.weight, other.mean.to(device), other.spread.to(device))
@@ -79,7 +79,7 @@ class Moments:
         return self
 
     def _merge(self, weight: int, mean: torch.Tensor, spread: torch.Tensor) -> None:
-        # Chan, Golub & LeVeque 1983; only the population's variance counts the distance of means.
+        # Chan, Golub & LeVeque 1983; only `population` counts the distance between the means.
         total = self.weight + weight
         delta = mean - self.mean
         self.mean += delta * (weight / total)

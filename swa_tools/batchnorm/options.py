@@ -13,13 +13,13 @@ Estimator = Literal["population", "batch-mean", "sample-weighted"]
 class ViewOptions(PassOptions):
     """What statistics are measured on; None for what the weights were trained with.
 
-    A batch is at least `conditions.LEAST_BATCH` images unless its size is given. The seed is that
-    of the subset, the order and the augmentation.
+    A batch has at least `conditions.LEAST_BATCH` images unless its size is given. The seed decides
+    the subset, the order and the augmentation.
     """
 
     view: Literal["training", "evaluation"] = option(
         "training",
-        help="Recompute on images prepared as in the run's training, or as in evaluation.",
+        help="Recompute on images prepared as in the run's training, or as for evaluation.",
     )
     seed: int | None = option(
         None, help="Random seed.", shown_default="the run's own, else 0", bounds=NOT_NEGATIVE
@@ -45,5 +45,5 @@ class BnOptions(ViewOptions):
     )
     train_mode: bool = option(
         False,
-        help="Recompute with the whole model in train mode, dropout and all, as the authors do.",
+        help="Recompute with the whole model in train mode, dropout included, as the authors do.",
     )

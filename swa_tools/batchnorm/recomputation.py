@@ -1,4 +1,4 @@
-"""The recompute over a set of images: what every command that averages calls."""
+"""Recompute BatchNorm statistics over a set of images: called by every command that averages."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,8 +21,8 @@ class Recomputation:
     """What a recompute did.
 
     Attributes:
-        reports: One for each model.
-        bn: What belongs into the metadata of the models.
+        reports: One report for each model.
+        bn: What belongs in the models' metadata.
         conditions: What the statistics were measured on.
         n_skipped: Unreadable images that were left out.
     """
@@ -33,7 +33,7 @@ class Recomputation:
     n_skipped: int
 
     def notices(self) -> list[str]:
-        """Return what a user should know besides the numbers, one line each."""
+        """Return what a user should know in addition to the numbers, one line each."""
         lines = [] if self.bn.state == "none" else list(self.conditions.notices)
         return list(dict.fromkeys(lines + [one for r in self.reports for one in r.notices()]))
 
@@ -56,15 +56,15 @@ def recompute(
         images: Training images; `options.n_samples` of them are used.
         preprocessing: How an image becomes the input of all these models.
         options: How the statistics are measured.
-        conditions: What they are measured on, from `conditions_of`; None for weights of which
-            nothing is known.
+        conditions: What they are measured on, from `conditions_of`; None if nothing is known about
+            the weights.
         context: The processes that share the work.
         advance: Called with the number of images after each batch of this rank.
-        is_stopped: Asked after each batch whether to leave this rank's other batches out: the
-            statistics are then of no use.
+        is_stopped: Called after each batch; if it says so, this rank's other batches are left out,
+            and the statistics are of no use.
 
     Raises:
-        SwaToolsError: As `update_bn_many`; no model has changed then.
+        SwaToolsError: As from `update_bn_many`; no model has changed then.
         DataError: An image cannot be read.
     """
     conditions = conditions or conditions_of(options, None, preprocessing)
@@ -111,7 +111,7 @@ def recompute(
 
 
 def _until(is_stopped: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the first batch, and the others until it is stopped: no rank has none of its own."""
+    """Yield batches until stopped, but always the first: no rank may be without one."""
     for batch in batches:
         yield batch
         if is_stopped():
@@ -119,7 +119,7 @@ def _until(is_stopped: Callable[[], bool], batches: Iterable[Batch]) -> Iterator
 
 
 def _seeded(batches: Iterable[Batch], *, seed: int, context: Distributed) -> Iterator[Batch]:
-    """Yield the batches; dropout draws from (seed, number of the batch), whatever the rank."""
+    """Yield the batches; dropout draws from (seed, number of the batch) on every rank."""
     device = context.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for number, batch in enumerate(batches):

@@ -1,8 +1,8 @@
 """Hooks on the BatchNorm layers of a model that collect the statistics of every call.
 
-A hook measures what a layer is about to normalise and puts that into its running statistics; the
-layer, in evaluation mode, normalises by them. This is what it does in train mode, but for the sums:
-those of torch lose digits on a CPU (see `moments`). It costs about what train mode costs.
+A hook measures what a layer is about to normalise and puts the result into its running statistics;
+the layer, in evaluation mode, normalises by them. Train mode does the same except for the sums:
+torch's lose digits on a CPU (see `moments`). It costs about as much as train mode.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from swa_tools.errors import ModelError, SwaToolsError
 def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     """Return the BatchNorm layers that keep running statistics, by name.
 
-    BatchNorm1d/2d/3d, SyncBatchNorm and what derives from them (timm's BatchNormAct2d and
+    These are BatchNorm1d/2d/3d, SyncBatchNorm and their subclasses (timm's BatchNormAct2d and
     SyncBatchNormAct). A layer used in several places counts once. Layers with
-    `track_running_stats=False` are not among them: they always use the statistics of the batch.
+    `track_running_stats=False` are not included: they always use the statistics of the batch.
     """
     return {
         name: module
@@ -37,7 +37,7 @@ def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def layers_without_support(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that keep running statistics and are no BatchNorm, by name."""
+    """Return the layers that keep running statistics but are not BatchNorm, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -52,10 +52,10 @@ class Recorder:
         model: The plain module, not compiled and not wrapped.
         layers: The BatchNorm layers to recompute, by name.
         frozen: The BatchNorm layers to leave alone, by name.
-        moments: What the calls of each layer add up to.
+        moments: What the calls of each layer add up to, by name.
 
     Raises:
-        ModelError: A lazy layer that has no size yet.
+        ModelError: A lazy layer has no size yet.
     """
 
     def __init__(self, model: nn.Module, *, estimator: Estimator) -> None:
@@ -93,7 +93,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def attached(self, *, train_mode: bool) -> Iterator[None]:
-        """Set modes and hooks, and set them back; after an error the buffers, too."""
+        """Set modes and hooks, and restore them; after an error restore the buffers, too."""
         with contextlib.ExitStack() as undo:
             try:
                 self._attach(undo, train_mode=train_mode)
@@ -112,14 +112,14 @@ class Recorder:
             *self.frozen.values(),
             *layers_without_support(self.model).values(),
         ):
-            # Not layer.eval(): timm's layers hold an activation and a dropout.
+            # Not layer.eval(): timm's layers contain an activation and a dropout.
             layer.training = False
         for name, layer in self.layers.items():
             hook = layer.register_forward_pre_hook(self._measure(name), with_kwargs=True)
             undo.callback(hook.remove)
 
     def merge(self, context: Distributed) -> None:
-        """Replace the moments by those of all ranks together."""
+        """Replace the moments with those of all ranks together."""
         if context.world_size == 1:
             return
         self.moments, *others = context.gather(
@@ -130,11 +130,11 @@ class Recorder:
                 moments.merge(other[name])
 
     def write(self) -> None:
-        """Put the new statistics into the layers that were called, the old into the others."""
+        """Put new statistics into the layers that were called, the old ones into the others."""
         if all(moments.n_calls == 0 for moments in self.moments.values()):
             raise SwaToolsError(
                 "the forward pass reached no BatchNorm layer; if parts of the model are compiled,"
-                " give the model as it was before compiling"
+                " pass the model from before compiling"
             )
         for name, moments in self.moments.items():
             if moments.n_calls == 0:
@@ -149,8 +149,9 @@ class Recorder:
                 buffer.copy_(new[key])
                 if not buffer.isfinite().all():
                     raise SwaToolsError(
-                        f"layer {name}: its new {key} is not finite; the weights or the images"
-                        " hold NaN or overflow"
+                        f"layer {name}: its new {key} is not finite: the weights or the images"
+                        " contain NaN, or the activations overflow; try --amp off, or check the"
+                        " weights"
                     )
 
     @property
@@ -170,7 +171,7 @@ class Recorder:
             count = activations.numel() // activations.shape[1]
             if count < 2:
                 raise SwaToolsError(
-                    f"layer {name}: a batch of {self._batch_size} gives it one value per channel,"
+                    f"layer {name}: a batch of {self._batch_size} gives one value per channel,"
                     " which has no variance; use larger batches, or drop the last one"
                 )
             mean, variance = batch_moments(activations)

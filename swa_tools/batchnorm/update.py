@@ -1,4 +1,4 @@
-"""The pass that replaces running statistics: one forward per batch and model."""
+"""The pass that replaces running statistics: one forward pass per batch and model."""
 
 import contextlib
 import dataclasses
@@ -22,11 +22,11 @@ class BnReport:
         n_layers: BatchNorm layers that have new statistics.
         n_frozen: BatchNorm layers that were left alone because they are frozen.
         n_samples: Images that the pass saw, on all ranks.
-        n_batches: Batches that it saw, on all ranks.
+        n_batches: Batches that the pass saw, on all ranks.
         uncalled: Names of the BatchNorm layers that the pass never reached (auxiliary heads in
-            evaluation mode); they keep the statistics that they had.
-        unsupported: Names of the layers that keep statistics but are no BatchNorm
-            (FrozenBatchNorm2d, EvoNorm, InplaceAbn); they keep the statistics that they had.
+            evaluation mode); they keep their old statistics.
+        unsupported: Names of the layers that keep statistics but are not BatchNorm
+            (FrozenBatchNorm2d, EvoNorm, InplaceAbn); they keep their old statistics.
     """
 
     n_layers: int
@@ -37,15 +37,15 @@ class BnReport:
     unsupported: tuple[str, ...]
 
     def notices(self) -> list[str]:
-        """Return what a user should know besides the numbers, one line each."""
+        """Return what a user should know in addition to the numbers, one line each."""
         lines = []
         if self.n_layers == 0:
-            lines.append("no BatchNorm statistics to recompute: no pass over the images")
+            lines.append("there are no BatchNorm statistics to recompute: the images were not read")
         if self.n_frozen > 0:
             lines.append(f"{self.n_frozen} frozen BatchNorm layers were left as they are")
         for names, what in (
             (self.uncalled, "were not reached by the forward pass"),
-            (self.unsupported, "keep statistics but are no BatchNorm"),
+            (self.unsupported, "keep statistics but are not BatchNorm"),
         ):
             if names:
                 some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
@@ -63,7 +63,7 @@ def update_bn(
     context: Distributed | None = None,
     advance: Advance = unheard,
 ) -> BnReport:
-    """Replace the running statistics of a model by those of the batches.
+    """Replace the running statistics of a model with those of the batches.
 
     This is `update_bn_many` for one model.
     """
@@ -90,28 +90,28 @@ def update_bn_many(
 ) -> list[BnReport]:
     """Replace the running statistics of several models in one pass over the batches.
 
-    BatchNorm layers normalise by the batch, as in train mode, and everything else is in evaluation
+    BatchNorm layers normalise by the batch, as in train mode. Everything else is in evaluation
     mode: dropout and stochastic depth stay off. Frozen layers stay as they are: those with momentum
     0, and those in evaluation mode inside a model that is in train mode. SyncBatchNorm normalises
     by the rank's own batch here. `num_batches_tracked` becomes the number of calls, as with torch's
-    `update_bn`. Modes and hooks are afterwards as before; after an error the statistics are, too.
-    If no model has a layer to recompute, the batches are not touched. Sums are kept in float64 (see
+    `update_bn`. Modes and hooks are restored afterwards; after an error the statistics are, too. If
+    no model has a layer to recompute, the batches are not touched. Sums are kept in float64 (see
     `moments`).
 
     Args:
-        models: Models on one device. Of a compiled model, and of one wrapped for data
-            parallelism, the plain module inside is run.
+        models: Models on one device. If one is compiled, or wrapped for data parallelism, the plain
+            module inside is run.
         batches: Images (N, …), or tuples that start with them. Every batch is on one rank only.
         estimator: Which of the three in `estimators`.
         train_mode: Put the whole model into train mode, as the authors' code does.
-        amp: dtype of mixed precision, or None.
-        context: The processes that share the batches; None: this one alone.
+        amp: dtype of mixed precision; None for full precision.
+        context: The processes that share the batches; None for this one alone.
         advance: Called with the number of images after each batch of this rank.
 
     Raises:
-        ModelError: A lazy layer that has no size yet.
-        SwaToolsError: No batches, a batch with one value per channel, statistics that are not
-            finite, or no BatchNorm layer within reach of the hooks.
+        ModelError: A lazy layer has no size yet.
+        SwaToolsError: There are no batches, a batch has one value per channel, statistics are not
+            finite, or no forward pass reached a BatchNorm layer.
     """
     recorders = [Recorder(_plain(model), estimator=estimator) for model in models]
     active = [recorder for recorder in recorders if recorder.layers]
@@ -169,7 +169,7 @@ def _report(recorder: Recorder, n_samples: int, n_batches: int) -> BnReport:
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    """Return the module inside of torch.compile, DataParallel or DistributedDataParallel."""
+    """Return the module inside torch.compile, DataParallel or DistributedDataParallel."""
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
     inner = getattr(model, "_orig_mod", None)

@@ -1,4 +1,4 @@
-"""The recompute from one checkpoint file to another."""
+"""Recompute BatchNorm statistics from one checkpoint file to another."""
 
 import dataclasses
 from pathlib import Path
@@ -27,22 +27,23 @@ def update_checkpoint(
     force: bool = False,
     listener: Listener | None = None,
 ) -> Recomputation:
-    """Write a checkpoint again with BatchNorm statistics measured on images.
+    """Write a copy of a checkpoint with BatchNorm statistics measured on images.
 
     All other tensors keep their bytes and dtypes. Rank 0 writes.
 
     Args:
         path: The checkpoint.
-        output: Safetensors file to write.
+        output: The safetensors file to write.
         images: Training images.
         options: How the statistics are measured.
         context: The processes that share the work.
-        choice: Which model the file belongs to, where it does not say it.
+        choice: Which model the file belongs to, where it does not say.
         force: Whether an existing output may be replaced.
         listener: Who hears how far it is.
 
     Raises:
-        SwaToolsError: As `load_checkpoint`, `recompute` and `save_state_dict`; nothing is written.
+        SwaToolsError: As from `load_checkpoint`, `recompute` and `save_state_dict`; nothing is
+            written then.
     """
     check_output(output, force=force)
     choice = choice or ModelChoice()

@@ -1,4 +1,4 @@
-"""Files of tensors: read any, write safetensors. No torch, but for pickled inputs."""
+"""Files of tensors: read any, write safetensors. No torch."""
 
 from pathlib import Path
 

@@ -32,6 +32,8 @@ class TensorFile(Protocol):
     """What stands beside the tensors and is a number: `epoch`, `best_acc1`, …"""
     notes: tuple[str, ...]
     """What the user should know of how it is read."""
+    prefix: str
+    """What its trainer puts before every name, beside the wrappers that everybody uses."""
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill the buffer with the bytes of a tensor from `offset` on. Safe in several threads."""
@@ -49,6 +51,7 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: tuple[str, ...] = ()
+        self.prefix = ""
         self._file = InputFile(path)
         try:
             header = read_header(self._file.fileno(), where=str(path))
@@ -62,18 +65,8 @@ class SafetensorsFile:
         self.numbers = _numbers(self.metadata)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
-        """See `TensorFile`; reads that return short are completed."""
-        descriptor = self._file.fileno()
-        position = self._first + self.tensors[name].start + offset
-        n_read = 0
-        while n_read < len(buffer):
-            more = os.preadv(descriptor, [buffer[n_read:]], position + n_read)
-            if more == 0:
-                raise CheckpointError(
-                    f"{self.path}: it became shorter while it was read (tensor {name!r});"
-                    " is somebody still writing it?"
-                )
-            n_read += more
+        """See `TensorFile`."""
+        self._file.read_at(self._first + self.tensors[name].start + offset, buffer)
 
     def check_unchanged(self) -> None:
         """See `TensorFile`: compares size and time of modification."""
@@ -110,6 +103,23 @@ class InputFile(io.FileIO):
         if not stat.S_ISREG(status.st_mode):
             self.close()
             raise CheckpointError(f"{path}: not a checkpoint: it is a device or a pipe, not a file")
+
+    def read_at(self, position: int, buffer: memoryview) -> None:
+        """Fill the buffer from a position on; reads that return short are completed.
+
+        Raises:
+            CheckpointError: The file ends too early.
+            OSError: The disk fails.
+        """
+        n_read = 0
+        while n_read < len(buffer):
+            more = os.preadv(self.fileno(), [buffer[n_read:]], position + n_read)
+            if more == 0:
+                raise CheckpointError(
+                    f"{self.path}: it became shorter while it was read; is somebody still writing"
+                    " it?"
+                )
+            n_read += more
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if its size or time of modification is not what it was."""

@@ -27,6 +27,9 @@ MAX_TENSOR_BITS = 2**63 * 8
 
 PREFIX_BYTES = 8
 
+JSON_BLANKS = b" \t\r\n"
+"""Some writers pad before the object; the safetensors library reads such files."""
+
 
 class TensorInfo(NamedTuple):
     """Where a tensor stands in its file.
@@ -111,7 +114,7 @@ def _read(descriptor: int, n_bytes: int, position: int, where: str) -> bytes:
 
 def parse_header(text: bytes, file_bytes: int, *, where: str) -> Header:
     """Check the JSON of a header against the size of its file; see `read_header`."""
-    if not text.startswith(b"{"):
+    if not text.lstrip(JSON_BLANKS).startswith(b"{"):
         raise _broken(where, "its header does not begin with '{'")
     try:
         document = json.loads(text.decode("utf-8"), object_pairs_hook=_object_without_duplicates)

@@ -8,11 +8,14 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 
 LIGHTNING_PREFIX = "model."
 
+BATCHNORM_BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+"""The last part of the names of what BatchNorm measures instead of learning."""
+
 AVERAGED_MODEL_COUNTER = "n_averaged"
 
 
 def plain_names(
-    stored: Iterable[str], *, lightning: bool = False
+    stored: Iterable[str], *, prefix: str = "", keep_names: bool = False
 ) -> tuple[dict[str, str], str, tuple[str, ...]]:
     """Remove the prefixes of wrappers, in any order, where every name carries them.
 
@@ -20,8 +23,9 @@ def plain_names(
 
     Args:
         stored: The names in the file.
-        lightning: Whether `model.` counts as a wrapper too, as in Lightning's pickled files. In
-            safetensors it does not: there it is part of many models' own names.
+        prefix: What counts as a wrapper too, such as `model.` in Lightning's files; in others'
+            files that is part of many models' own names.
+        keep_names: Whether to remove nothing.
 
     Returns:
         The stored name by plain name, in the order of the file; what was removed from them; and
@@ -29,13 +33,13 @@ def plain_names(
     """
     names = {name: name for name in stored}
     notes = []
-    prefixes = (*WRAPPER_PREFIXES, LIGHTNING_PREFIX) if lightning else WRAPPER_PREFIXES
+    prefixes = (*WRAPPER_PREFIXES, prefix) if prefix else WRAPPER_PREFIXES
     removed = ""
-    while prefix := _shared_prefix(names, prefixes):
+    while not keep_names and (shared := _shared_prefix(names, prefixes)):
         if names.pop(AVERAGED_MODEL_COUNTER, None) is not None:
             notes.append(f"the counter '{AVERAGED_MODEL_COUNTER}' of AveragedModel is left out")
-        names = {name.removeprefix(prefix): old for name, old in names.items()}
-        removed += prefix
+        names = {name.removeprefix(shared): old for name, old in names.items()}
+        removed += shared
     if removed:
         notes.insert(0, f"the prefix '{removed}' is removed from every name")
     return names, removed, tuple(notes)
@@ -47,6 +51,11 @@ def _shared_prefix(names: Iterable[str], prefixes: Iterable[str]) -> str | None:
         if rest and all(name.startswith(prefix) and name != prefix for name in rest):
             return prefix
     return None
+
+
+def is_buffer_of_batchnorm(name: str) -> bool:
+    """Tell the statistics and counters of BatchNorm by the last part of a tensor's name."""
+    return name.rpartition(".")[2] in BATCHNORM_BUFFERS
 
 
 def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:

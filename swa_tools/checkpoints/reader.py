@@ -12,11 +12,15 @@ import numpy as np
 from swa_tools.checkpoints.digest import BLOCK_ELEMENTS, block_hash, combine
 from swa_tools.checkpoints.dtypes import DTYPES, numpy_dtype
 from swa_tools.checkpoints.files import InputFile, SafetensorsFile, TensorFile
-from swa_tools.checkpoints.header import PREFIX_BYTES
+from swa_tools.checkpoints.foreign.torch_file import ZIP_START, TorchFile
+from swa_tools.checkpoints.header import JSON_BLANKS, PREFIX_BYTES
 from swa_tools.checkpoints.metadata import METADATA_KEY, CheckpointMetadata, parse_metadata
 from swa_tools.checkpoints.names import plain_names
 from swa_tools.checkpoints.sharded import open_index
 from swa_tools.errors import CheckpointError
+
+MAX_BLANKS = 512
+"""How many bytes are looked at for the beginning of a header without the name's help."""
 
 FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
@@ -36,13 +40,17 @@ class Checkpoint:
         notes: What was changed in reading it, for the user to know.
     """
 
-    def __init__(self, path: Path, files: Iterable[TensorFile], *, pickled: bool = False) -> None:
+    def __init__(
+        self, path: Path, files: Iterable[TensorFile], *, keep_names: bool = False
+    ) -> None:
         self.path = path
         name = path.resolve().name if path.name in ("", ".", "..") else path.name
         self.name = os.fsencode(name).decode(errors="replace")  # a name may be any bytes
         self._files = tuple(files)
         stored = {name: i for i, file in enumerate(self._files) for name in file.tensors}
-        names, prefix, notes = plain_names(stored, lightning=pickled)
+        names, prefix, notes = plain_names(
+            stored, prefix=self._files[0].prefix, keep_names=keep_names
+        )
         self.notes = (*notes, *(note for file in self._files for note in file.notes))
         self._places = {name: (stored[old], old) for name, old in names.items()}
         self.tensors = {
@@ -148,15 +156,19 @@ class Checkpoint:
         return combine(found)
 
 
-def open_checkpoint(path: str | Path, *, entry: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, *, entry: str | None = None, keep_names: bool = False
+) -> Checkpoint:
     """Open a checkpoint for reading; only headers are read here.
 
     Args:
         path: A `.safetensors` file, a sharded `*.index.json`, a folder with one of them as
-            Hugging Face and timm write it, or a file of PyTorch's (`.pth`, `.pt`, `.pth.tar`,
-            `.bin`, `.ckpt`), which alone imports torch. The content decides, not the name.
-        entry: Which set of weights to take from a pickled file that holds several, such as
-            `state_dict_ema`.
+            Hugging Face and timm write it, or a file of `torch.save` (`.pth`, `.pt`, `.pth.tar`,
+            `.bin`, `.ckpt`). The content decides, not the name. Nothing in it is run.
+        entry: Which set of weights to take from a pickled file that holds several: a key such as
+            `state_dict_ema`, or a path such as `agents.0.q`.
+        keep_names: Whether to leave the names of tensors as they are in the file, wrappers'
+            prefixes included.
 
     Raises:
         CheckpointError: It is missing, damaged, of another format, or ambiguous.
@@ -171,7 +183,7 @@ def open_checkpoint(path: str | Path, *, entry: str | None = None) -> Checkpoint
                 stack.callback(file.close)
                 shard.check(file.tensors)
                 shards.append(file)
-            checkpoint = Checkpoint(path, shards)
+            checkpoint = Checkpoint(path, shards, keep_names=keep_names)
             stack.pop_all()
             return checkpoint
     if is_safetensors(target):
@@ -179,15 +191,13 @@ def open_checkpoint(path: str | Path, *, entry: str | None = None) -> Checkpoint
             raise CheckpointError(
                 f"{path}: a safetensors file holds one set of weights; leave out --entry {entry}"
             )
-        return _checked(path, SafetensorsFile(target), pickled=False)
-    from swa_tools.checkpoints.pickled import PickledFile  # imports torch
-
-    return _checked(path, PickledFile(target, entry=entry), pickled=True)
+        return _checked(path, SafetensorsFile(target), keep_names=keep_names)
+    return _checked(path, TorchFile(target, entry=entry), keep_names=keep_names)
 
 
-def _checked(path: Path, file: TensorFile, *, pickled: bool) -> Checkpoint:
+def _checked(path: Path, file: TensorFile, *, keep_names: bool) -> Checkpoint:
     try:
-        return Checkpoint(path, [file], pickled=pickled)
+        return Checkpoint(path, [file], keep_names=keep_names)
     except BaseException:
         file.close()
         raise
@@ -214,7 +224,8 @@ def is_safetensors(path: Path) -> bool:
         return True
     with InputFile(path) as file:
         try:
-            start = os.pread(file.fileno(), PREFIX_BYTES + 1, 0)
+            start = os.pread(file.fileno(), PREFIX_BYTES + MAX_BLANKS + 1, 0)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
-    return start[PREFIX_BYTES:] == b"{" and not start.startswith(b"PK\x03\x04")
+    header = start[PREFIX_BYTES:].lstrip(JSON_BLANKS)
+    return header.startswith(b"{") and not start.startswith(ZIP_START)

@@ -18,7 +18,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation")}
 
 NAMED = 3
-"""How many folders an error message names before it only counts."""
+"""How many folders an error message names; the rest it only counts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +27,11 @@ class ImageSet:
 
     Attributes:
         root: The folder that they come from.
-        paths: Where each lies below `root`; the names by which messages call them.
+        paths: Where each image lies below `root`; messages call it by this name.
         targets: The model's output that stands for each image's class.
         classes: Names of the classes: their folders, sorted.
         outputs: The target of each class; 0, 1, 2, … until `map_to_outputs` changes it.
-        open: Opens the image of a path, undecoded; works in another process.
+        open: Opens the image at a path without decoding it; works in another process, too.
     """
 
     root: Path
@@ -80,14 +80,14 @@ def open_images(directory: Path) -> ImageSet:
 
 
 def subset(images: ImageSet, n_samples: int, *, seed: int) -> ImageSet:
-    """Choose images at random, as many of each class as can be.
+    """Choose images at random, the same number of each class as far as possible.
 
-    Classes differ by one image at most, but for those that have too few. The order stays.
+    Classes differ by at most one image, except those that have too few. The order stays.
 
     Args:
         images: What to choose from.
-        n_samples: How many; a number above the size of the set means all of it.
-        seed: Of the choice.
+        n_samples: How many to choose; all if the set has no more.
+        seed: Seed of the choice.
 
     Raises:
         DataError: `n_samples` is below 1.
@@ -107,7 +107,7 @@ def subset(images: ImageSet, n_samples: int, *, seed: int) -> ImageSet:
 
 
 def hold_out(images: ImageSet, n_samples: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Choose images as `subset` does; return them, and the others.
+    """Choose images as `subset` does; return these and the rest.
 
     Raises:
         DataError: `n_samples` is below 1, or nothing would be left.
@@ -133,10 +133,10 @@ def take(images: ImageSet, positions: np.ndarray) -> ImageSet:
 
 
 def subfolders(directory: Path) -> list[str]:
-    """Return the names of a folder's folders, sorted; hidden ones are left out.
+    """Return the names of a folder's subfolders, sorted; hidden ones are left out.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The folder cannot be read.
     """
     try:
         with os.scandir(directory) as entries:

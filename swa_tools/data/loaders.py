@@ -1,6 +1,6 @@
 """Which images make up a batch, and which batches go to which rank.
 
-Both depend on the seed and the global batch size alone, as does the augmentation.
+Both depend only on the seed and the global batch size, and so does the augmentation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +19,11 @@ from swa_tools.errors import DataError
 
 
 class Loader:
-    """Every image of a rank's share once; can be iterated again and gives the same.
+    """Every image of a rank's share once; iterating again gives the same batches.
 
     Args:
-        pipeline: What loads them.
-        batches: Positions of the images of each batch of this rank.
+        pipeline: What loads the images.
+        batches: Positions of the images in each batch of this rank.
 
     Attributes:
         n_samples: Images in this rank's batches, bad ones included.
@@ -39,7 +39,7 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Load the batches; one whose images are all bad is left out."""
+        """Load the batches; leave out one whose images are all bad."""
         for batch in self._pipeline.run(self._batches, epoch=0):
             if len(batch.indices) > 0:
                 yield batch
@@ -54,9 +54,9 @@ class TrainingLoader:
     """Shuffled, augmented batches, epoch by epoch.
 
     Args:
-        pipeline: What loads them.
-        batches_of: Positions of the images of this rank's batches, by epoch.
-        steps_per_epoch: Their number.
+        pipeline: What loads the images.
+        batches_of: Gives the positions of the images in this rank's batches of an epoch.
+        steps_per_epoch: Number of batches in an epoch.
 
     Attributes:
         steps_per_epoch: Batches in an epoch.
@@ -78,7 +78,7 @@ class TrainingLoader:
 
         Args:
             epoch: From 0; decides order and augmentation.
-            start_step: Batches of the epoch to leave out, for a run that is resumed.
+            start_step: How many batches of the epoch to leave out, for a resumed run.
 
         Raises:
             DataError: An image cannot be read, no image of a batch can, or a worker process has
@@ -88,7 +88,7 @@ class TrainingLoader:
         for batch in self._pipeline.run(batches, epoch=epoch):
             if len(batch.indices) == 0:
                 raise DataError(
-                    f"epoch {epoch}: no image of a batch can be read, the last is"
+                    f"epoch {epoch}: a batch has no readable image, the last one tried is"
                     f" {self.skipped[-1]}; {len(self.skipped)} bad images so far"
                 )
             yield batch
@@ -112,8 +112,8 @@ def evaluation_loader(
 
     Args:
         images: What to load.
-        preprocessing: Of the model.
-        options: How; None for the defaults.
+        preprocessing: The model's.
+        options: How to load; None for the defaults.
         context: The processes that share the batches; None for this one alone.
 
     Raises:
@@ -141,11 +141,11 @@ def statistics_loader(
 
     Args:
         images: What to load.
-        preprocessing: Of the model.
-        seed: Of the order, and of the augmentation.
+        preprocessing: The model's.
+        seed: Seed of the order and the augmentation.
         view: How an image is prepared: `training_view` or `evaluation_view` of the preprocessing,
-            or the one that a checkpoint's metadata has.
-        options: How; None for the defaults.
+            or the view in a checkpoint's metadata.
+        options: How to load; None for the defaults.
         context: The processes that share the batches; None for this one alone.
 
     Raises:
@@ -172,28 +172,28 @@ def training_loader(
 ) -> TrainingLoader:
     """Load shuffled and augmented images, epoch by epoch.
 
-    Order and augmentation are drawn from (seed, epoch, image): the global batches are the same on
-    any number of ranks and workers. The last batch of an epoch is left out if it is not whole; a
+    Order and augmentation are drawn from (seed, epoch, image), so the global batches are the same
+    on any number of ranks and workers. The last batch of an epoch is left out if it is not whole; a
     set smaller than a batch is one batch.
 
     Args:
         images: What to load.
         preprocessing: The model's; its mean and std are used.
-        seed: Of order and augmentation.
+        seed: Seed of the order and the augmentation.
         view: How an image is prepared; None for `training_view(preprocessing)`.
-        options: How; the batch is that of all ranks together. None for the defaults.
+        options: How to load, the batch size counting all ranks together; None for the defaults.
         context: The processes that share each batch; None for this one alone.
 
     Raises:
-        DataError: The batch size is below 1 or no multiple of `world_size`, or there are fewer
+        DataError: The batch size is below 1 or not a multiple of `world_size`, or there are fewer
             images than processes.
     """
     options, context = _how(options, context)
     batch_size, world_size = options.images_per_batch, context.world_size
     if batch_size < 1 or batch_size % world_size:
         raise DataError(
-            f"the batch size is {batch_size}, expected a positive multiple of the"
-            f" {world_size} processes that share it"
+            f"the batch size is {batch_size}, expected a positive multiple of {world_size}, the"
+            " number of processes that share it"
         )
     if len(images) < world_size:
         raise DataError(

@@ -10,7 +10,7 @@ Amp = Literal["auto", "bf16", "fp16", "off"]
 Split = Literal["train", "val"]
 
 BATCH_SIZE = 256
-"""Images in a batch, for weights that do not say what they were trained with, and for scores."""
+"""Images in a batch for scoring, and for weights that do not say what they were trained with."""
 
 
 _SOURCE: dict[str, Any] = {"section": "Images", "affects": "numbers", "may_change": True}
@@ -18,31 +18,31 @@ _SOURCE: dict[str, Any] = {"section": "Images", "affects": "numbers", "may_chang
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """Where images lie. A run may be resumed after they were moved."""
+    """Where images lie. A run may be resumed after they have been moved."""
 
     data: Path | None = option(
         None,
-        help="Folder with train/ and val/ (or validation/), one folder per class in each, or tar"
-        " files of such.",
+        help="Folder with train/ and val/ (or validation/), each with one folder per class, or with"
+        " tar files of these.",
         metavar="DIR",
         **_SOURCE,
     )
     train_dir: Path | None = option(
-        None, help="Training images, by themselves.", metavar="DIR", **_SOURCE
+        None, help="Folder of the training images alone.", metavar="DIR", **_SOURCE
     )
     val_dir: Path | None = option(
-        None, help="Validation images, by themselves.", metavar="DIR", **_SOURCE
+        None, help="Folder of the validation images alone.", metavar="DIR", **_SOURCE
     )
     dataset: str | None = option(
         None,
-        help="What lies in --data instead: wds/ for WebDataset shards, or a name that timm's"
+        help="Kind of data set in --data: wds/ for WebDataset shards, or a name that timm's"
         " create_dataset knows (torch/cifar10, hfds/…).",
         metavar="NAME",
         **_SOURCE,
     )
 
     def directory(self, split: Split) -> Path | None:
-        """Return the split's own folder or tar file, which goes before `data`."""
+        """Return the split's own folder or tar file, which takes precedence over `data`."""
         return self.train_dir if split == "train" else self.val_dir
 
 
@@ -50,50 +50,59 @@ class ImageSource:
 class PassOptions:
     """How images go through a network: in which batches, read by whom, computed where.
 
-    Leaving out bad images affects no numbers: without it there are none where there is one.
+    Leaving out bad images affects no numbers: without this option one bad image ends the command,
+    so that there are no numbers to compare with.
     """
 
     batch_size: int | None = option(
         None,
-        help="Images in a batch; each batch is on one process.",
+        help="Images in a batch; each batch goes to one process.",
         shown_default="for BatchNorm the run's, at least 64; else 256",
         bounds=COUNT,
         affects="numbers",
     )
     device: str = option(
-        "auto", help="auto, cpu, cuda, cuda:1, mps.", section="Speed", affects="bits"
+        "auto",
+        help="Where to compute: auto, cpu, cuda, cuda:1, mps.",
+        section="Speed",
+        affects="bits",
     )
     workers: int | None = option(
         None,
         help="Processes that decode images.",
         section="Images",
-        shown_default="by the number of cores",
+        shown_default="depends on the number of cores",
         bounds=NOT_NEGATIVE,
     )
     amp: Amp = option(
         "auto",
-        help="Mixed precision; auto is bf16 on GPUs that have it, else off.",
+        help="Mixed precision; auto means bf16 on GPUs that support it, else off.",
         section="Speed",
         affects="bits",
     )
     channels_last: bool = option(
-        True, help="Memory layout of images and weights.", section="Speed", affects="bits"
+        True,
+        help="Keep images and weights channels-last in memory.",
+        section="Speed",
+        affects="bits",
     )
     skip_bad_images: bool = option(
-        False, help="Count images that cannot be read, and go on.", section="Images"
+        False,
+        help="Leave out images that cannot be read, and count them, instead of stopping.",
+        section="Images",
     )
 
     @property
     def images_per_batch(self) -> int:
-        """Images in a batch where neither the options nor a run say it otherwise."""
+        """Images in a batch: as the options say, else the default."""
         return BATCH_SIZE if self.batch_size is None else self.batch_size
 
     @classmethod
     def as_in(cls, other: "PassOptions", **changes: Any) -> Self:
-        """Return options that read images and compute as others do, in batches of their own.
+        """Return options that read images and compute as `other` does, but with their own batches.
 
         Args:
-            other: The others.
+            other: The options to copy from; all fields but the batch size.
             changes: Further fields of this class.
         """
         names = {field.name for field in dataclasses.fields(PassOptions)} - {"batch_size"}

@@ -37,11 +37,11 @@ class Pipeline:
 
     Args:
         images: The set.
-        view: What is made of each image.
-        preprocessing: Has mean and std.
-        options: How images are loaded; the size of a batch does not count.
-        context: Where batches go.
-        n_batches: More processes than batches are of no use.
+        view: Turns an image into the pixels of the input.
+        preprocessing: Supplies mean and std.
+        options: How images are loaded; the batch size does not matter here.
+        context: Supplies the device that batches go to.
+        n_batches: The most processes that are of use.
 
     Attributes:
         skipped: Paths of the images left out so far, each once.
@@ -77,7 +77,7 @@ class Pipeline:
         )
 
     def run(self, batches: Sequence[np.ndarray], *, epoch: int) -> Iterator[Batch]:
-        """Yield the batches with these positions, in order; bad images are missing in them.
+        """Yield the batches of the images at these positions, in order, without the bad images.
 
         Raises:
             DataError: An image cannot be read, or a worker process has died.
@@ -96,8 +96,8 @@ class Pipeline:
                     indices=indices,
                 )
         except DataError:
-            # Otherwise the workers live as long as the traceback, and Python's collector of cycles,
-            # to which that leaves them, waits five seconds for each.
+            # Otherwise the workers live as long as the traceback, and Python's garbage collector,
+            # which then has to end them, waits five seconds for each.
             decoded.close()
             self._pool.close()
             raise
@@ -106,7 +106,7 @@ class Pipeline:
         if not self._skip_bad_images:
             raise DataError(
                 f"{self._images.root / path}: cannot read this image ({reason});"
-                " --skip-bad-images goes on without such images"
+                " --skip-bad-images goes on without it"
             )
         if path not in self.skipped:
             self.skipped.append(path)

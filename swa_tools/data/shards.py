@@ -1,7 +1,7 @@
 """Images in WebDataset shards: tar files of `KEY.jpg` and `KEY.cls` side by side.
 
-Shards on a disk can be read in any order once their headers have been read, so they are indexed and
-not streamed: batches, subsets and resuming are the same as for folders.
+Shards on a disk can be read in any order once their headers have been read. So they are indexed,
+not streamed: batches, subsets and resuming work as with folders.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from swa_tools.data.images import EXTENSIONS, SPLIT_FOLDERS, ImageSet
 from swa_tools.errors import DataError
 
 LABEL_SUFFIX = ".cls"
-"""Of the member that holds the class index of a sample, in decimal digits."""
+"""Suffix of the member that holds a sample's class index, in decimal digits."""
 
 PLACE = re.compile(r"#(\d+)\+(\d+)$")
-"""Ends an image's path: where it begins in its shard, and its length, in bytes."""
+"""The end of an image's path: its offset in the shard and its length, both in bytes."""
 
 
 class _Sample(NamedTuple):
@@ -32,10 +32,10 @@ class _Sample(NamedTuple):
 def open_shards(root: Path, *, split: Literal["train", "val"]) -> ImageSet:
     """Index the shards of a split; no image is opened.
 
-    Shards are `root/SPLIT/*.tar`, or the files `root/*.tar` with the split's name as a word in
-    theirs (`imagenet1k-train-0000.tar`). Members with one name up to its first dot are one sample,
-    as in WebDataset: its image, and its class index in a `.cls` member. Classes are named by their
-    indices.
+    Shards are `root/SPLIT/*.tar`, or the files `root/*.tar` whose names have the split's name as a
+    word (`imagenet1k-train-0000.tar`). As in WebDataset, members whose names agree up to the first
+    dot are one sample: its image, and its class index in a `.cls` member. Classes are named by
+    their indices.
 
     Args:
         root: The folder of the shards.
@@ -47,7 +47,7 @@ def open_shards(root: Path, *, split: Literal["train", "val"]) -> ImageSet:
     shards = _find_shards(root, split)
     samples = [sample for shard in shards for sample in _read_index(root, shard)]
     if not samples:
-        raise DataError(f"{shards[0]}: there is no image in this shard, nor in any other")
+        raise DataError(f"{shards[0]}: no image in this shard or any other of the {split} images")
     n_classes = max(sample.target for sample in samples) + 1
     return ImageSet(
         root=root,
@@ -68,7 +68,7 @@ def _find_shards(root: Path, split: str) -> list[Path]:
     if not (inside or beside):
         raise DataError(
             f"{root}: no shards of the {split} images: expected {names[0]}/*.tar, or *.tar with"
-            f" {' or '.join(names)} as a word in their names; shards elsewhere must be copied here"
+            f" {' or '.join(names)} as a word in the name; copy shards that lie elsewhere here"
         )
     return inside or beside
 
@@ -115,14 +115,14 @@ def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> i
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _ShardOpener:
-    """Opens images by the paths of `open_shards`, which end in their places."""
+    """Opens images by the paths that `open_shards` makes, which end in offset and length."""
 
     root: Path
 
     def __call__(self, path: str) -> Image.Image:
         place = PLACE.search(path)
         if place is None:
-            raise ValueError(f"{path}: no path of an image in a shard")
+            raise ValueError(f"{path}: not the path of an image in a shard")
         start, size = map(int, place.groups())
         name, separator, _ = path.partition(".tar/")
         with open(self.root / (name + separator.rstrip("/")), "rb") as file:

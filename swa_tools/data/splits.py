@@ -1,4 +1,4 @@
-"""The images of a split, in whatever form they lie on the disk."""
+"""The images of a split, in whatever form they are stored."""
 
 from pathlib import Path
 
@@ -9,24 +9,24 @@ from swa_tools.data.timm_datasets import open_dataset
 from swa_tools.errors import DataError
 
 NAMED = 3
-"""How many folders an error message names."""
+"""How many of the folders it found an error message names."""
 
 
 def open_split(split: Split, source: ImageSource) -> ImageSet:
-    """Find the images of a split, their classes not mapped to a model yet; no image is opened.
+    """Find the images of a split; no image is opened, and no class is mapped to a model yet.
 
     Args:
         split: `train`, or `val`, which may be called `validation` on the disk.
         source: Where the images of both splits lie.
 
     Raises:
-        DataError: Nothing is named, or it cannot be read.
+        DataError: The source names no images of the split, or they cannot be read.
     """
     dataset, data = source.dataset, source.data
     if dataset:
         if data is None or source.directory(split) is not None:
             raise DataError(
-                f"--dataset {dataset} names what to read, and --data DIR where it lies: give both,"
+                f"--dataset {dataset} says what to read and --data DIR where it lies: give both,"
                 f" and no --{split}-dir"
             )
         if dataset.partition("/")[0] == "wds":
@@ -39,9 +39,9 @@ def open_split(split: Split, source: ImageSource) -> ImageSet:
 
 
 def has_split(split: Split, source: ImageSource) -> bool:
-    """Tell whether images of a split are named at all; see `open_split`.
+    """Tell whether the source names images of a split at all; see `open_split`.
 
-    Of a data set with a name (`dataset`) it is taken for granted.
+    A named data set (`dataset`) is assumed to have every split.
     """
     if source.dataset or source.directory(split) is not None:
         return True
@@ -55,7 +55,7 @@ def find_split(split: Split, source: ImageSource) -> Path:
     """Return the folder or the tar file of a split.
 
     Raises:
-        DataError: Neither `data` nor the split's own folder is given, or `data` does not have it.
+        DataError: Neither `data` nor the split's own folder is given, or `data` has no such split.
     """
     data, directory = source.data, source.directory(split)
     if directory is not None:

@@ -21,8 +21,8 @@ def open_dataset(
     Args:
         name: `torch/cifar10`, `torch/image_folder`, `hfds/OWNER/NAME` (needs the package
             datasets), … An empty name is a folder, or a tar file, that timm reads.
-        split: Which part of it.
-        root: Where it lies, or is downloaded to.
+        split: Which part of the data set.
+        root: Where it lies, or where it is downloaded to.
         download: Whether torchvision may download it.
 
     Raises:
@@ -32,7 +32,7 @@ def open_dataset(
     from timm.data.dataset_factory import create_dataset  # timm takes seconds to import
 
     try:
-        # A stream is opened here too, although not used: only its type tells.
+        # A stream, which is refused below, is opened here, too: only its type tells it apart.
         dataset = create_dataset(name, root=str(root), split=TIMM_SPLITS[split], download=download)
     except Exception as error:  # Whatever the library behind the name raises.
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -63,7 +63,7 @@ class _DatasetOpener:
     def __call__(self, path: str) -> Image.Image:
         index = int(path.rpartition("/")[2])
         if hasattr(self.dataset, "reader"):
-            # timm's own data set would put the next image in the place of a bad one.
+            # timm's own data set would put the next image in place of a bad one.
             file, *_ = self.dataset.reader[index]
             return Image.open(file)
         image: Image.Image = self.dataset[index][0]

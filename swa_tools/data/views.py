@@ -1,9 +1,9 @@
 """How a stored image becomes the network's input.
 
-Two views of an image, both uint8 tensors `(size, size, 3)`: the one of evaluation is the same to
-the bit as torchvision's and timm's own transforms; the one of training is random and made for
-speed. `ViewInfo` describes either. `Normaliser` turns batches of them into what the network sees,
-on its device.
+An image has two views, both uint8 tensors `(size, size, 3)`. The evaluation view equals that of
+torchvision's and timm's own transforms bit for bit; the training view is random and made for speed.
+`ViewInfo` describes either. `Normaliser` turns batches of views into what the network sees, on its
+device.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from swa_tools.checkpoints import Preprocessing, ViewInfo
 from swa_tools.data.random_numbers import AUGMENT, generator
 
 MIN_AREA = 0.08
-"""Area of the smallest random crop, as a part of the image's (Inception's augmentation)."""
+"""Area of the smallest random crop, as a share of the image's area (Inception's augmentation)."""
 
 ASPECT = (3 / 4, 4 / 3)
 """Width by height of a random crop."""
@@ -28,14 +28,14 @@ ASPECT = (3 / 4, 4 / 3)
 ATTEMPTS = 10
 
 TRAINING_INTERPOLATIONS = ("bilinear", "bicubic")
-"""What torch resizes uint8 with, antialiased."""
+"""The interpolations that torch has for uint8, antialiased."""
 
 FLIP = 0.5
 """Probability of a horizontal flip in training."""
 
 
 def training_view(preprocessing: Preprocessing, *, min_area: float = MIN_AREA) -> ViewInfo:
-    """Describe training's random crops and flips, at the size and interpolation of evaluation."""
+    """Describe training's random crops and flips, with evaluation's size and interpolation."""
     return ViewInfo(
         size=preprocessing.image_size,
         crop="random-resized",
@@ -46,7 +46,7 @@ def training_view(preprocessing: Preprocessing, *, min_area: float = MIN_AREA) -
 
 
 def evaluation_view(preprocessing: Preprocessing) -> ViewInfo:
-    """Describe the view of evaluation."""
+    """Describe the evaluation view."""
     return ViewInfo(
         size=preprocessing.image_size, crop="evaluation", interpolation=preprocessing.interpolation
     )
@@ -54,7 +54,7 @@ def evaluation_view(preprocessing: Preprocessing) -> ViewInfo:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationView:
-    """Resize and crop in the middle, by the libraries' own code.
+    """Resize and crop in the middle, with the libraries' own code.
 
     The same operations as torchvision's `ImageClassification` preset and timm's
     `transforms_imagenet_eval`, up to the conversion to floating point.
@@ -67,7 +67,7 @@ class EvaluationView:
         """Height and width of the view, in pixels."""
         return self.preprocessing.image_size
 
-    def __call__(self, image: Image.Image, *, epoch: int, index: int) -> torch.Tensor:  # noqa: ARG002 -- training's are random
+    def __call__(self, image: Image.Image, *, epoch: int, index: int) -> torch.Tensor:  # noqa: ARG002 -- only the training view is random
         """Return the view of an image of any mode and size."""
         wanted = self.preprocessing
         rgb = _rgb(image)
@@ -82,13 +82,14 @@ class EvaluationView:
 class TrainingView:
     """Random resized crop and horizontal flip; no change of colours.
 
-    Drawn from (seed, epoch, index). Crops as torchvision's RandomResizedCrop does; for speed JPEG
-    files are decoded at a half, quarter or eighth of their size where the crop is larger than the
-    view by as much, and the crop is resized in 8 bits by torch (within a level or two of Pillow).
+    Drawn from (seed, epoch, index). Crops as torchvision's RandomResizedCrop does. For speed, JPEG
+    files are decoded at a half, a quarter or an eighth of their size where the crop is at least 2,
+    4 or 8 times as large as the view, and torch resizes the crop in 8 bits (within a level or two
+    of Pillow).
 
     Attributes:
         info: Size, smallest crop, probability of a flip, and interpolation: `bilinear`; anything
-            else is taken for `bicubic`.
+            else means `bicubic`.
         seed: Seed of the augmentation.
     """
 
@@ -115,7 +116,7 @@ class TrainingView:
         left, right = round(left * scale_x), round((left + width) * scale_x)
         crop = _rgb(image.crop((left, top, right, bottom)))
 
-        # A batch of one whose channels lie side by side: torch resizes it fast and keeps them so.
+        # A batch of one image, channels last: torch resizes it fast and keeps the layout.
         pixels = torch.from_numpy(np.array(crop))[None].permute(0, 3, 1, 2)
         is_known = self.info.interpolation in TRAINING_INTERPOLATIONS
         view = interpolate(
@@ -132,8 +133,9 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """Draw the (top, left, height, width) of a crop, as torchvision's RandomResizedCrop does.
 
-    Area uniform from `min_area` to 1, logarithm of the aspect ratio uniform in `ASPECT`; after
-    `ATTEMPTS` that do not fit, the largest crop in the middle whose aspect ratio is in `ASPECT`.
+    The area is uniform from `min_area` to 1, the logarithm of the aspect ratio uniform in `ASPECT`.
+    After `ATTEMPTS` crops that do not fit it is the largest crop in the middle whose aspect ratio
+    is in `ASPECT`.
     """
     for _ in range(ATTEMPTS):
         area = height * width * (min_area + (1 - min_area) * random.random())
@@ -152,14 +154,14 @@ def random_crop(
 class Normaliser:
     """Turns uint8 `(N, size, size, 3)` into float32 `(N, 3, size, size)`: (x / 255 − mean) / std.
 
-    The same operations in the same order as the libraries' own, so that results are the same to
-    the bit.
+    The same operations in the same order as the libraries' own, so that the results are equal bit
+    for bit.
 
     Args:
-        preprocessing: Has mean and std.
+        preprocessing: Supplies mean and std.
         image_size: Height and width, in pixels.
         device: Where the pixels are.
-        channels_last: Whether the result lies in memory as the pixels do.
+        channels_last: Whether the result keeps the pixels' memory layout, channels last.
     """
 
     def __init__(
@@ -171,8 +173,8 @@ class Normaliser:
         channels_last: bool = False,
     ) -> None:
         self._channels_last = channels_last
-        # Where the channels lie side by side in memory, one row of an image is one vector, in
-        # which a channel's constant recurs: several times faster on a CPU than channel by channel.
+        # With channels last, one row of an image is one vector in which each channel's constant
+        # recurs: several times faster on a CPU than going channel by channel.
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=device)
             for values in (preprocessing.mean, preprocessing.std)

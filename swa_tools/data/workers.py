@@ -1,8 +1,8 @@
 """Decoding in other processes: lists of images in, batches of pixels out.
 
-torch's DataLoader runs the processes. What it is asked for is whole batches, each described by a
-`Task`; so the processes keep no list of images, no epoch and no random state, and any of them gives
-the same pixels for the same task.
+torch's DataLoader runs the processes. It is asked for whole batches, each described by a `Task`. So
+the processes keep no list of images, no epoch and no random state, and each gives the same pixels
+for the same task.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from swa_tools.errors import DataError
 MOST_WORKERS_GPU, MOST_WORKERS_CPU = 16, 4
 
 LOST_WORKER = ("DataLoader worker", "Too many open files")
-"""How torch's errors about its processes begin; errors within them begin otherwise."""
+"""How torch's errors about its processes begin; errors raised inside them begin differently."""
 
 NO_SHARED_MEMORY = ("shared memory", "unable to resize file </torch", "unable to mmap")
-"""What is in torch's errors of a process that cannot hand its images over."""
+"""Found in torch's errors about a process that cannot hand its images over."""
 
 
 class View(Protocol):
@@ -45,8 +45,8 @@ class Task(NamedTuple):
 
     Attributes:
         epoch: For the augmentation.
-        indices: Of the images, int64.
-        paths: Of the images.
+        indices: Positions of the images in their set, int64 `(N,)`.
+        paths: Paths of the images, as `ImageSet.open` takes them.
     """
 
     epoch: int
@@ -59,8 +59,8 @@ class Decoded(NamedTuple):
 
     Attributes:
         pixels: uint8 `(N, size, size, 3)`.
-        indices: int64 `(N,)`.
-        bad: Path and reason of each image that could not be read.
+        indices: Positions of these images in their set, int64 `(N,)`.
+        bad: Path of each image that could not be read, and the reason.
     """
 
     pixels: torch.Tensor
@@ -69,11 +69,11 @@ class Decoded(NamedTuple):
 
 
 class Decoder(Dataset[Decoded]):
-    """Decodes tasks; what a worker process gets a copy of.
+    """Decodes tasks; every worker process gets a copy.
 
     Args:
         open_image: As `ImageSet.open`.
-        view: What is made of each image.
+        view: Turns an image into the pixels of the input.
     """
 
     def __init__(self, open_image: Callable[[str], Image.Image], view: View) -> None:
@@ -86,7 +86,7 @@ class Decoder(Dataset[Decoded]):
         good: list[int] = []
         bad: list[tuple[str, str]] = []
         with warnings.catch_warnings():
-            # Pillow's remarks on odd metadata and palettes; the libraries' loaders show the same
+            # Pillow warns about odd metadata and palettes; the libraries' loaders give the same
             # image.
             warnings.simplefilter("ignore")
             for index, path in zip(task.indices.tolist(), task.paths, strict=True):
@@ -112,11 +112,11 @@ class Decoder(Dataset[Decoded]):
 class DecodingPool:
     """Worker processes that decode tasks in order; they live as long as this object.
 
-    One iteration at a time. An iteration that is left early costs the batches already under way.
+    Only one iteration runs at a time. Leaving it early wastes the batches already under way.
 
     Args:
-        decoder: Copied to the processes.
-        workers: Number of processes; 0 decodes in this one.
+        decoder: Decodes a task; copied to the processes.
+        workers: Number of processes; 0 to decode in this one.
         pin_memory: Whether batches lie in pinned memory, for transfers to a GPU.
     """
 
@@ -132,17 +132,19 @@ class DecodingPool:
 
         Raises:
             DataError: A worker process has died. It is noticed within about five seconds.
-            RuntimeError: Another iteration has begun meanwhile, and taken the workers.
+            RuntimeError: Another iteration has begun in the meantime and taken the workers.
         """
         self._tasks.current = tasks
         try:
             for decoded in self._start():
                 yield decoded
                 if self._tasks.current is not tasks:
-                    raise RuntimeError("a loader can be iterated once at a time")
+                    raise RuntimeError(
+                        "another iteration of this loader has begun; finish one before the next"
+                    )
         except (RuntimeError, EOFError, OSError) as error:
             # torch reports a lost worker; fetching what it left behind fails like a connection.
-            # Images that cannot be read do not come here.
+            # Images that cannot be read do not raise here.
             self.close()
             if self._workers == 0 or not _is_of_workers(error):
                 raise
@@ -171,13 +173,13 @@ class DecodingPool:
                 generator=torch.Generator(),
             )
         with _same_child_handler(), warnings.catch_warnings():
-            # From Python 3.12 on forking warns of threads; torch's own are not used in the workers.
+            # From Python 3.12 on, forking warns about threads; the workers do not use torch's.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
             return iter(self._loader)
 
 
 class _Tasks:
-    """The tasks of the current iteration, in the place of DataLoader's sampler."""
+    """The tasks of the current iteration, in place of DataLoader's sampler."""
 
     def __init__(self) -> None:
         self.current: Iterable[Task] = ()
@@ -187,10 +189,10 @@ class _Tasks:
 
 
 def default_workers(device: torch.device) -> int:
-    """Return how many worker processes suit this machine, for each process that trains.
+    """Return how many worker processes suit this machine, for each process that computes.
 
-    Next to a GPU one per core that falls to this process, up to 16; on a CPU, whose cores the
-    network needs itself, half of them up to 4.
+    With a GPU: one per core that falls to this process, up to 16. On a CPU, whose cores the network
+    needs itself: one per two cores, up to 4.
     """
     if hasattr(os, "sched_getaffinity"):
         n_cores = len(os.sched_getaffinity(0))
@@ -204,11 +206,11 @@ def default_workers(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def _same_child_handler() -> Iterator[None]:
-    """Keep the handler of SIGCHLD as it was while DataLoader starts.
+    """Keep the handler of SIGCHLD as it was before DataLoader starts.
 
-    DataLoader sets one that raises RuntimeError wherever the main program happens to be when a
-    worker dies, such as in the middle of an optimizer's step or of a file. Without it the death is
-    noticed where the worker's images are waited for.
+    DataLoader sets one that, when a worker dies, raises RuntimeError wherever the main program
+    happens to be, such as in the middle of an optimizer's step or of writing a file. Without it the
+    death is noticed where the program waits for the worker's images.
     """
     handler = signal.getsignal(signal.SIGCHLD)
     if handler is None or threading.current_thread() is not threading.main_thread():
@@ -221,10 +223,10 @@ def _same_child_handler() -> Iterator[None]:
 
 
 def _leave_process_group(worker: int) -> None:  # noqa: ARG001 -- DataLoader passes it
-    """Take this worker out of reach of signals to the whole group.
+    """Take this worker out of reach of signals to the whole process group.
 
     The main process decides what Ctrl-C or a scheduler's signal means, and may want some more
-    batches before it stops. Workers end when it ends them, or within seconds when it dies.
+    batches before it stops. Workers end when it ends them, or within seconds of its death.
     """
     os.setpgrp()
 
@@ -234,7 +236,7 @@ def _unchanged(decoded: Any) -> Any:
 
 
 def _is_of_workers(error: Exception) -> bool:
-    """Tell whether an error is about the processes themselves."""
+    """Tell whether an error is about the worker processes themselves."""
     text = str(error)
     return (
         not isinstance(error, RuntimeError)
@@ -244,6 +246,6 @@ def _is_of_workers(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return one line; of an error that torch has brought from another process, its own."""
+    """Return the error's first line, or its last one where torch wraps a worker's traceback."""
     lines = str(error).splitlines() or [""]
     return lines[-1 if lines[0].startswith("Caught ") else 0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""The files that are to be scored together: do they belong together, may they be scored."""
+"""The files to score together: whether they belong together and may be scored."""
 
 import collections
 import dataclasses
@@ -20,9 +20,9 @@ class Candidate:
 
     Attributes:
         path: The file.
-        name: Its own name, or its path where another file has that name, too.
+        name: The file's own name, or its path where another file has that name, too.
         digest: Content digest of its tensors.
-        metadata: What it says about itself; None for somebody else's file.
+        metadata: What the file says about itself; None for a file from another tool.
     """
 
     path: Path
@@ -43,20 +43,20 @@ class Candidate:
 
     @property
     def is_capture(self) -> bool:
-        """Whether it was taken at the minimum of a cycle."""
+        """Whether the file was taken at the minimum of a cycle."""
         training = self.metadata.training if self.metadata is not None else None
         return training is not None and training.cycle is not None
 
     @property
     def says_its_model(self) -> bool:
-        """Whether it needs no `--model`."""
+        """Whether the file needs no `--model`."""
         return self.metadata is not None and self.metadata.model is not None
 
     def bn_state(self, module: nn.Module) -> str:
-        """Return the state of its BatchNorm statistics, as in `BnInfo`.
+        """Return the state of the file's BatchNorm statistics, as in `BnInfo`.
 
         Args:
-            module: The network that it belongs to.
+            module: The network that the file belongs to.
         """
         if not has_batchnorm(module):
             return "none"
@@ -66,7 +66,7 @@ class Candidate:
 def open_candidates(
     paths: Sequence[Path], choice: ModelChoice
 ) -> tuple[list[Candidate], list[str]]:
-    """Open the files, once each: links, copies and files with the same tensors are left out.
+    """Open each file once; links, copies and files with the same tensors are left out.
 
     Args:
         paths: From `checkpoints.find_checkpoints`.
@@ -76,7 +76,7 @@ def open_candidates(
         The files, and one line for each that was left out.
 
     Raises:
-        CheckpointError: A file cannot be read, or belongs to another model than one before.
+        CheckpointError: A file cannot be read, or belongs to another model than an earlier one.
     """
     n_uses = collections.Counter(path.name for path in paths)
     by_digest: dict[str, Candidate] = {}
@@ -91,7 +91,7 @@ def open_candidates(
             )
         first = by_digest.setdefault(candidate.digest, candidate)
         if first is not candidate:
-            notices.append(f"{path}: the same tensors as {first.path}, counted once")
+            notices.append(f"{path}: has the same tensors as {first.path}; counted once")
     candidates = list(by_digest.values())
     _check_same_model(candidates, choice.image_size)
     return candidates, notices
@@ -101,7 +101,7 @@ def check_bn(candidates: Sequence[Candidate], module: nn.Module) -> list[str]:
     """Refuse averages whose BatchNorm statistics were not recomputed.
 
     Returns:
-        A line for the user where nobody knows whether they fit.
+        A line for the user about files whose statistics may not fit; none if there are none.
 
     Raises:
         CheckpointError: A file has stale statistics.
@@ -110,8 +110,8 @@ def check_bn(candidates: Sequence[Candidate], module: nn.Module) -> list[str]:
         if candidate.bn_state(module) == "stale":
             raise CheckpointError(
                 f"{candidate.path}: its BatchNorm statistics are stale (averaged, not measured for"
-                f" these weights); first: swa-tools update-bn {candidate.path} --data DIR -o FILE,"
-                " or give --allow-stale-bn"
+                f" these weights); first run swa-tools update-bn {candidate.path} --data DIR -o"
+                " FILE, or give --allow-stale-bn"
             )
     unknown = [one.name for one in candidates if one.bn_state(module) == "unknown"]
     if not unknown:
@@ -138,6 +138,6 @@ def _check_same_model(candidates: Sequence[Candidate], image_size: int | None) -
             expected, found = getattr(first[1], part), getattr(metadata, part)
             if expected != found:
                 raise CheckpointError(
-                    f"{candidate.path}: another {part} than {first[0].path}: expected {expected},"
-                    f" found {found}; score them in separate runs"
+                    f"{candidate.path}: has another {part} than {first[0].path}: expected"
+                    f" {expected}, found {found}; score them in separate commands"
                 )

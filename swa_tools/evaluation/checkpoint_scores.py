@@ -1,4 +1,4 @@
-"""What comes out of scoring checkpoints, and the records of it."""
+"""The scores of checkpoints, and their records."""
 
 import dataclasses
 
@@ -16,8 +16,9 @@ class ScoredCheckpoint(Candidate):
 
     Attributes:
         bn: State of its BatchNorm statistics, as in `BnInfo`.
-        score: On the images.
-        real: Share of images that get one of their ReaL labels, in percent; None without these.
+        score: The file's score on the images.
+        real: Share of images that get one of their ReaL labels, in percent; None if the images have
+            no ReaL labels.
     """
 
     bn: str
@@ -25,11 +26,11 @@ class ScoredCheckpoint(Candidate):
     real: float | None
 
     def record(self, *, split: str, command: str | None) -> Record:
-        """Return the record of the score, with the moment of training that the file tells.
+        """Return the record of the score, with the moment of training if the file says it.
 
         Args:
             split: `train` or `val`.
-            command: How to obtain it again.
+            command: How to reproduce the score.
         """
         training = self.metadata.training if self.metadata is not None else None
         about = Record(
@@ -53,12 +54,12 @@ class CheckpointScores:
     """The scores of several files on one set of images.
 
     Attributes:
-        checkpoints: In the order in which they were given; of files with the same tensors, one.
+        checkpoints: The scored files, in the order given; of files with the same tensors, only one.
         evaluation: Predictions and agreements, by the names of the checkpoints.
         images: The images, with the model's outputs as targets.
         n_skipped: Unreadable images that were left out.
         members: Names of the members of the ensemble; empty without one.
-        ensemble_name: `FGE` where all members come from a triangular run, else `ensemble`.
+        ensemble_name: `FGE` if all members come from a triangular run, else `ensemble`.
         notices: What a user should know, one line each.
     """
 
@@ -75,7 +76,7 @@ class CheckpointScores:
 
         Args:
             split: `train` or `val`.
-            command: How to obtain them again.
+            command: How to reproduce the scores.
         """
         records = [one.record(split=split, command=command) for one in self.checkpoints]
         ensemble = self.evaluation.ensemble

@@ -1,8 +1,8 @@
 """Ensembles, and how far apart their members are (section 3.5 of the paper).
 
 An ensemble's output is the mean of its members' softmax. The paper compares it with the average of
-the same weights by two figures: the L2 norm of the difference of an image's class probabilities,
-averaged over the images, and the share of images that get the same label.
+the same weights by two figures: the L2 norm of the difference between an image's class
+probabilities, averaged over the images, and the share of images that get the same label.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ class Agreement:
     """How alike two models answer.
 
     Attributes:
-        first, second: Their names; `ensemble` is the ensemble.
-        l2: L2 norm of the difference of an image's class probabilities, its mean over images.
-        same_label: Share of images that both give the same label, in percent.
+        first, second: The models' names; `ensemble` is the ensemble.
+        l2: L2 norm of the difference between an image's class probabilities, averaged over images.
+        same_label: Share of images to which both give the same label, in percent.
     """
 
     first: str
@@ -35,11 +35,11 @@ class Agreement:
 
 
 class EnsembleTally:
-    """Adds up what an ensemble makes of the images, and how its members agree.
+    """Adds up how an ensemble does on the images, and how its members agree.
 
     Args:
-        members: Names of its members, in order; at least one.
-        others: Names of the models that are compared with the ensemble.
+        members: Names of the members, in order; at least one.
+        others: Names of the models to compare with the ensemble.
         device: Where the log-probabilities are.
     """
 
@@ -49,7 +49,7 @@ class EnsembleTally:
         self.tally = Tally(device=device)
         self._members = members
         pairs = [*itertools.pairwise(members), *((name, ENSEMBLE) for name in others)]
-        # For each pair the number of images with the same label, and the sum of the norms.
+        # For each pair: the number of images with the same label, and the sum of the norms.
         self._sums = {pair: torch.zeros(2, dtype=torch.float64, device=device) for pair in pairs}
 
     def add(
@@ -73,10 +73,10 @@ class EnsembleTally:
         return self.tally.add(mean, mean, targets)
 
     def agreements(self, *, n_samples: int, context: Distributed) -> tuple[Agreement, ...]:
-        """Return the figures over the images of all ranks; all ranks must call this.
+        """Return the agreement of each pair over all ranks' images; all ranks must call this.
 
         Args:
-            n_samples: Images of all ranks together.
+            n_samples: Number of images on all ranks together.
             context: The processes that share the images.
         """
         agreements = []

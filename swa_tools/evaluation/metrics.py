@@ -1,4 +1,4 @@
-"""What is measured of a model's predictions: accuracy, likelihood, calibration."""
+"""What a model's predictions are measured by: accuracy, likelihood, calibration."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from swa_tools.distributed import Distributed
 from swa_tools.records import Record
 
 N_BINS = 15
-"""Bins of the calibration error, as Guo et al. 2017 (arXiv:1706.04599) have them."""
+"""Number of bins of the calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +17,11 @@ class Score:
     """How well a model does on a set of images.
 
     Attributes:
-        n_samples: Images.
-        n_correct: Images whose largest output is their label.
-        top1: Share of these, in percent.
+        n_samples: Number of images.
+        n_correct: Number of images whose largest output is their label.
+        top1: Share of these images, in percent.
         top5: Share of images with their label among the five largest outputs, in percent; None
-            where there are no more than five outputs.
+            if there are no more than five outputs.
         nll: Mean negative log-likelihood of the label, in nats.
         ece: Expected calibration error over 15 equal bins of the largest probability, in percent.
     """
@@ -37,7 +37,7 @@ class Score:
         """Return a record with this score.
 
         Args:
-            about: What was scored, and how.
+            about: A record that says what was scored, without the score.
         """
         return dataclasses.replace(
             about,
@@ -50,7 +50,7 @@ class Score:
 
 
 class Tally:
-    """Adds up what a model makes of the images, batch by batch; sums are in float64.
+    """Adds up how a model does on the images, batch by batch; sums are in float64.
 
     Args:
         device: Where the outputs are.
@@ -59,16 +59,16 @@ class Tally:
     def __init__(self, *, device: torch.device) -> None:
         self._n_outputs = 0
         self._n_top5 = torch.zeros(1, dtype=torch.int64, device=device)
-        # The negative log-likelihood, then for each bin confidence minus correctness.
+        # The negative log-likelihood, then confidence minus correctness for each bin.
         self._sums = torch.zeros(1 + N_BINS, dtype=torch.float64, device=device)
 
     def add(
         self, outputs: torch.Tensor, log_probabilities: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        """Add a batch and return the label that each of its images is given, (N,).
+        """Add a batch and return the label that each of its images gets, (N,).
 
         Args:
-            outputs: Logits, or what else orders the classes as they do, (N, C).
+            outputs: Logits, or anything that orders the classes in the same way, (N, C).
             log_probabilities: The logarithm of their softmax, (N, C), float64.
             targets: Labels, (N,), int64.
         """
@@ -88,8 +88,8 @@ class Tally:
         """Return the score over the images of all ranks; all ranks must call this.
 
         Args:
-            n_samples: Images of all ranks together.
-            n_correct: Those of them that are labelled right.
+            n_samples: Number of images on all ranks together.
+            n_correct: Number of these that are labelled right.
             context: The processes that share the images.
         """
         n_top5 = context.sum(self._n_top5).item()

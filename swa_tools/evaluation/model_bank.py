@@ -11,24 +11,24 @@ from swa_tools.evaluation.one_pass import Predictor, module_predictor
 from swa_tools.models import load_into
 
 Source = Callable[[], Mapping[str, torch.Tensor]]
-"""Reads a state dict, again each time that it is called."""
+"""Reads a state dict, anew at each call."""
 
 
 class ModelBank:
-    """A model with several sets of weights, of which a few are in memory at a time.
+    """A model with several sets of weights, a few of which are in memory at a time.
 
-    Each of the first `at_once − 1` sets has a module of its own; all others take turns in one
-    more, and are read again at every turn. Going through the sets in order, batch after batch,
-    so reads as little as can be.
+    Each of the first `at_once − 1` sets has its own module. All others share one more module and
+    are read again at every turn. Going through the sets in order, batch after batch, therefore
+    reads as little as possible.
 
     Args:
-        module: The network; it is one of those that weights are loaded into.
+        module: The network; also one of the modules that weights are loaded into.
         sources: Where to read each set of weights, by name.
         at_once: Modules in memory, at least 1.
         compiled: Whether the modules run through `torch.compile`.
 
     Raises:
-        ModelError: From `module_of`: weights do not fit the network.
+        ModelError: From `module_of`, if weights do not fit the network.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ModelBank:
         """Return the predictor that runs these weights.
 
         Args:
-            name: Which.
+            name: Which set of weights.
             amp: dtype of mixed precision; None for full precision.
         """
 

@@ -19,7 +19,7 @@ from swa_tools.listening import Advance, unheard
 from swa_tools.statistics import mcnemar
 
 Predictor = Callable[[Batch], torch.Tensor]
-"""From a batch to logits (N, C), wherever they come from."""
+"""Turns a batch into logits (N, C), wherever they come from."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +27,13 @@ class Evaluation:
     """The scores of models on one set of images.
 
     Attributes:
-        scores: By name, in the order in which the models were given.
+        scores: Score of each model by name, in the order in which the models were given.
         ensemble: Score of the mean of the members' softmax, if it was asked for.
-        agreements: With an ensemble: each member with the next, then each other model with the
-            ensemble.
+        agreements: With an ensemble, of each member with the next, then of each other model with
+            the ensemble.
         indices: Position in the set of every image that was scored, ascending, (N,).
-        targets: Their labels, (N,).
-        predictions: The labels that each model gives them, (N,) each; `ensemble` among the names
+        targets: Labels of these images, (N,).
+        predictions: The labels that each model gives these images, (N,) each; includes `ensemble`
             if there is one.
     """
 
@@ -49,7 +49,7 @@ class Evaluation:
         return np.equal(self.predictions[name], self.targets)
 
     def by_class(self, name: str) -> dict[int, tuple[int, int]]:
-        """Return for each label that occurs how many of its images are right, and how many are."""
+        """Return for each label how many of its images are labelled right, and how many it has."""
         is_correct = self.is_correct(name)
         return {
             target: (int(is_correct[of_class].sum()), int(of_class.sum()))
@@ -58,7 +58,7 @@ class Evaluation:
         }
 
     def p_value(self, first: str, second: str) -> float:
-        """Return McNemar's p-value for the difference of two models (see `statistics`)."""
+        """Return McNemar's p-value for the difference between two models (see `statistics`)."""
         correct_first, correct_second = self.is_correct(first), self.is_correct(second)
         return mcnemar(
             int((correct_first & ~correct_second).sum()),
@@ -81,9 +81,9 @@ def evaluate(
 
     Args:
         models: Models on one device, by name.
-        batches: What this rank has of the images; every image is in one batch of one rank.
-        context: The processes that share the images; None: this one alone.
-        ensemble: Whether to score the ensemble, too: of all models, or of those named.
+        batches: This rank's share of the images; every image is in one batch of one rank.
+        context: The processes that share the images; None for this one alone.
+        ensemble: Whether to score an ensemble of all models, too; or the names of its members.
         amp: dtype of mixed precision; None for full precision.
         advance: Called with the number of images after each batch of this rank.
 
@@ -91,8 +91,8 @@ def evaluate(
         The scores, the same on every rank.
 
     Raises:
-        ModelError: NaN or Inf in a model's logits; it is named.
-        DataError: No images, an image that came twice, a label that a model has no output for.
+        ModelError: A model's logits contain NaN or Inf; the error names the model.
+        DataError: There are no images, an image came twice, or a model has no output for a label.
     """
     predictors = {name: module_predictor(model, amp=amp) for name, model in models.items()}
     return score_predictors(
@@ -116,7 +116,8 @@ def module_predictor(module: nn.Module, *, amp: torch.dtype | None = None) -> Pr
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
             found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits)
             raise ModelError(
-                f"{type(module).__name__}: expected logits (images, classes), found {found}"
+                f"{type(module).__name__}: expected logits of shape (images, classes), found"
+                f" {found}"
             )
         return logits
 
@@ -144,7 +145,7 @@ def score_predictors(
 ) -> Evaluation:
     """Score predictors in one pass over the batches; see `evaluate`."""
     if ENSEMBLE in predictors:
-        raise ValueError(f"{ENSEMBLE!r} is the name of the ensemble")
+        raise ValueError(f"a model cannot be named {ENSEMBLE!r}: that is the ensemble's name")
     if isinstance(ensemble, bool):
         ensemble = predictors if ensemble else ()
     members = [name for name in predictors if name in ensemble]
@@ -174,7 +175,7 @@ class _Scorer:
             others = [name for name in predictors if name not in members]
             self._ensemble = EnsembleTally(members, others=others, device=self._device)
             self._tallies[ENSEMBLE] = self._ensemble.tally
-        # Rows: position in the set, label, then the label that each of the tallies counted.
+        # Rows: position in the set, label, then the label that each tally counted.
         self._table = [torch.empty(2 + len(self._tallies), 0, dtype=torch.int64)]
 
     def add(self, batch: Batch) -> None:
@@ -191,7 +192,7 @@ class _Scorer:
             if largest_target >= outputs.shape[1]:
                 raise DataError(
                     f"{name}: an image has label {largest_target}, but the model has only"
-                    f" {outputs.shape[1]} outputs; do these images belong to this model?"
+                    f" {outputs.shape[1]} outputs; check that these images belong to this model"
                 )
             log_softmax = F.log_softmax(outputs.double(), dim=1)
             has_nan.append(log_softmax.isnan().any())
@@ -202,8 +203,8 @@ class _Scorer:
         for name, is_bad in zip(self._predictors, torch.stack(has_nan).tolist(), strict=True):
             if is_bad:
                 raise ModelError(
-                    f"{name}: its logits hold NaN or Inf; its weights or BatchNorm statistics are"
-                    " broken, or mixed precision overflows: try --amp off"
+                    f"{name}: its logits contain NaN or Inf: its weights or BatchNorm statistics"
+                    " are broken, or mixed precision overflows; try --amp off"
                 )
         if self._ensemble is not None:
             rows.append(self._ensemble.add(log_probabilities, targets))

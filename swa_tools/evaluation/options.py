@@ -10,21 +10,23 @@ from swa_tools.options import COUNT, option
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationOptions(PassOptions, ModelChoice):
-    """How checkpoints are scored, and which model they belong to where they do not say it.
+    """How checkpoints are scored, and which model they belong to where they do not say.
 
-    The ensemble is that of the captures of cycles if there are several, else of all ordinary
-    checkpoints (no averages, no start of a run), or of all files if there is none.
+    The ensemble's members are the captures if there are several, else all ordinary checkpoints (no
+    averages, no start of a run), or all files if there are none of these.
     """
 
     ensemble: bool = option(
         False,
-        help="Score the mean softmax of the captures (without any: of all files that are no"
-        " averages), too; the others are compared with it.",
+        help="Also score the mean softmax of the captures (of all files that are not averages if"
+        " there are no captures), and compare the other files with it.",
     )
-    allow_stale_bn: bool = option(False, help="Score averages whose BatchNorm is stale.")
+    allow_stale_bn: bool = option(
+        False, help="Score averages even if their BatchNorm statistics are stale."
+    )
     save_logits: Path | None = option(
         None,
-        help="Save the logits of each checkpoint there; use those that are there already.",
+        help="Save each checkpoint's logits in this folder; reuse those that are already there.",
         metavar="DIR",
     )
     at_once: int = option(

@@ -1,7 +1,8 @@
 """ImageNet ReaL: all labels that fit an image (Beyer et al. 2020, arXiv:2006.07159).
 
-ImageNet's own label is one of several that would be right for many validation images. ReaL lists
-them all, for the 50,000 validation images by their names; an image without any does not count.
+For many validation images ImageNet's own label is only one of several that would be right. ReaL
+lists them all, for each of the 50,000 validation images by name; an image without any does not
+count.
 """
 
 import re
@@ -21,7 +22,7 @@ def real_labels(images: ImageSet) -> list[frozenset[int]] | None:
     """Return the ReaL labels of each image of a set.
 
     Returns:
-        One set of outputs per image; None where an image is not named as in ImageNet's own
+        One set of outputs per image; None if any image is not named as in ImageNet's own
         validation set.
     """
     pattern = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
@@ -44,12 +45,12 @@ def real_accuracy(
     """Return the share of images, in percent, whose prediction is one of their ReaL labels.
 
     Args:
-        predictions: Outputs with the largest logit, (N,).
+        predictions: The output with the largest logit for each image, (N,).
         indices: Positions of these images in the set, (N,).
         labels: ReaL labels of the whole set.
 
     Returns:
-        None where no image has a label.
+        The share; None if no image has a label.
     """
     pairs = zip(predictions.tolist(), indices.tolist(), strict=True)
     hits = [prediction in labels[index] for prediction, index in pairs if labels[index]]

@@ -1,9 +1,9 @@
 """Logits on disk: computed once, used by everything that looks at predictions.
 
 One safetensors file per checkpoint and set of images holds the tensors `logits` (N, C), float32,
-and `targets` (N,), int64, in the order of the set. Its name carries a digest of everything that
-the logits depend on, so logits of other weights, images or preprocessing are never taken for it.
-The digest of the images is one of their names: after replacing an image by another of the same
+and `targets` (N,), int64, in the order of the set. Its name contains a digest of everything that
+the logits depend on, so logits of other weights, images or preprocessing are never used instead.
+The images enter the digest by their names alone: after replacing an image with another of the same
 name, remove the file.
 """
 
@@ -27,11 +27,11 @@ METADATA_KEY = "swa_tools_logits"
 
 
 def logits_path(folder: Path, *, checkpoint: str, origin: Mapping[str, Any]) -> Path:
-    """Return where the logits of a checkpoint stand.
+    """Return the file of a checkpoint's logits.
 
     Args:
         folder: The folder of `--save-logits`.
-        checkpoint: The checkpoint's name, which the file's begins with.
+        checkpoint: The checkpoint's name; the file's name begins with it.
         origin: Everything that the logits depend on, as JSON values.
     """
     text = json.dumps(origin, sort_keys=True)
@@ -49,13 +49,13 @@ def saving(
     origin: Mapping[str, Any],
     context: Distributed,
 ) -> Iterator[Predictor]:
-    """Give a predictor that also saves its logits; the file appears when the block ends well.
+    """Give a predictor that also saves its logits; the file appears if the block ends well.
 
     All ranks write into one file, so they must see the same file system.
 
     Args:
         predict: Where the logits come from.
-        path: From `logits_path`; its folder is made if it is missing.
+        path: From `logits_path`; its folder is created if it is missing.
         images: The set; each of its images must come once.
         n_outputs: C.
         origin: As `logits_path` was given.
@@ -86,7 +86,9 @@ def _one_file_for_all(path: Path, context: Distributed) -> Iterator[BinaryIO]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{path.parent}: cannot make it: {error.strerror}") from error
+            raise OutputError(
+                f"{path.parent}: cannot create this folder: {error.strerror}"
+            ) from error
         with atomic_output(path, force=True) as file:
             context.broadcast(file.name)
             yield file
@@ -99,14 +101,14 @@ def _one_file_for_all(path: Path, context: Distributed) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def reading(path: Path, *, n_samples: int) -> Iterator[Predictor]:
-    """Give a predictor that reads its logits from a file of `saving`; images are not looked at.
+    """Give a predictor that reads its logits from a file that `saving` wrote, without the images.
 
     Args:
         path: From `logits_path`.
-        n_samples: Images of the set.
+        n_samples: Number of images in the set.
 
     Raises:
-        CheckpointError: It is no such file.
+        CheckpointError: The file does not hold the logits of so many images.
     """
     with open_checkpoint(path) as file:
         info = file.tensors.get("logits")
@@ -126,7 +128,7 @@ def reading(path: Path, *, n_samples: int) -> Iterator[Predictor]:
 
 
 def labels_only(images: ImageSet, *, batch_size: int, context: Distributed) -> Iterator[Batch]:
-    """Yield this rank's batches of a set without its images, for logits that are on disk."""
+    """Yield this rank's batches of a set without the images, for logits that are on disk."""
     targets = torch.tensor(images.targets)
     for number, indices in enumerate(torch.split(torch.arange(len(images)), batch_size)):
         if number % context.world_size == context.rank:

@@ -1,4 +1,4 @@
-"""Score checkpoint files: what stands between paths and `score_predictors`."""
+"""Score checkpoint files: everything between paths and `score_predictors`."""
 
 import collections
 import contextlib
@@ -33,13 +33,13 @@ def evaluate_checkpoints(
 ) -> CheckpointScores:
     """Score checkpoints of one model in one pass over the images.
 
-    Files whose tensors are the same count once. Each image is decoded once for all checkpoints,
-    and not at all where all logits are saved already.
+    Files with the same tensors count once. Each image is decoded once for all checkpoints, and not
+    at all if all logits are already saved.
 
     Args:
         paths: At least one, from `checkpoints.find_checkpoints`.
-        images: A folder's images, its classes not mapped yet.
-        options: How they are scored.
+        images: A folder's images, their classes not mapped yet.
+        options: How the checkpoints are scored.
         context: The processes that share the images.
         listener: Who hears how far it is.
         stage: What the listener hears it called.
@@ -51,7 +51,9 @@ def evaluate_checkpoints(
         DataError: The images do not fit the model, or one cannot be read.
     """
     if options.save_logits is not None and options.skip_bad_images:
-        raise SwaToolsError("logits are saved for whole sets of images: drop --skip-bad-images")
+        raise SwaToolsError(
+            "--save-logits needs every image of the set: leave out --skip-bad-images"
+        )
     candidates, notices = open_candidates(paths, options)
     telling = next((one for one in candidates if one.says_its_model), candidates[0])
     built, _ = load_checkpoint(telling.path, options)
@@ -114,7 +116,7 @@ def _predictors(
         for one in candidates
         if options.save_logits is not None
     }
-    # Rank 0 decides, so that a file that appears meanwhile cannot part the ranks.
+    # Rank 0 decides, so that a file that appears in the meantime cannot make the ranks disagree.
     saved = context.broadcast({name for name, file in files.items() if file.exists()})
     bank = ModelBank(
         built.on(context.device, channels_last=options.channels_last).module,
@@ -149,21 +151,21 @@ def _predictors(
 
 def _members(candidates: Sequence[Candidate]) -> list[Candidate]:
     members = [one for one in candidates if one.kind == "checkpoint"] or list(candidates)
-    # A control that is scored beside the captures of a run is none of them.
+    # A control that is scored together with a run's captures is not one of them.
     captures = [one for one in members if one.is_capture]
     members = _of_one_run(captures) if len(captures) > 1 else members
     if len(members) < 2:
         raise SwaToolsError(
-            f"an ensemble needs two checkpoints at least, found only {members[0].path}"
+            f"an ensemble needs at least two checkpoints, found only {members[0].path}"
         )
     return members
 
 
 def _of_one_run(captures: Sequence[Candidate]) -> list[Candidate]:
-    """Return the captures of the run that has most of them here, of equals the first."""
+    """Return the captures of the run that has the most here; the first such run if several do."""
     folders = [one.path.absolute().parent for one in captures]
     folder, n_captures = collections.Counter(folders).most_common(1)[0]
-    if n_captures < 2:  # Not where a run leaves them.
+    if n_captures < 2:  # The files do not lie where a run leaves its captures.
         return list(captures)
     return [one for one, its in zip(captures, folders, strict=True) if its == folder]
 

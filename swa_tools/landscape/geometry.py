@@ -1,7 +1,7 @@
 """Points, directions and distances in the space of parameters, streamed from checkpoints.
 
-Parameters are the tensors that hold ordinary numbers, running statistics excepted. Everything is
-computed in float64, tensor by tensor: one tensor of each checkpoint is in memory at a time.
+Parameters are all tensors of ordinary numbers except running statistics. Everything is computed in
+float64, tensor by tensor: one tensor of each checkpoint is in memory at a time.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from swa_tools.errors import CheckpointError
 Array = npt.NDArray[np.float64]
 
 Tensors = Callable[[], Iterator[tuple[str, np.ndarray]]]
-"""A point: gives all tensors of its checkpoint by name, one after the other, each time anew."""
+"""A point: each call yields all tensors of its checkpoint, by name, one after the other."""
 
 COLLINEAR = 1e-4
-"""A third checkpoint spans no plane with two others if it is nearer to the line through them than
-this part of its distance from the first."""
+"""A third checkpoint spans no plane with two others if its distance from the line through them is
+at most this share of its distance from the first."""
 
 
 def parameter_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def parameter_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     Raises:
         CheckpointError: The checkpoints do not belong together: names or shapes differ.
     """
-    # Distances do not mind different dtypes; with `dtype` given, they may differ.
+    # Distances do not depend on dtypes; with `dtype` given, these may differ.
     plan = plan_average(checkpoints, Uniform(), dtype="F32")
     return tuple(
         tensor.name
@@ -60,7 +60,7 @@ def read_block(checkpoint: Checkpoint, name: str, first: int, n_elements: int) -
 
 
 def own_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the tensors of a checkpoint, floating point numbers of any format in float64."""
+    """Yield the tensors of a checkpoint, with floating point numbers of any format in float64."""
     yield from _rest(checkpoint, ())
 
 
@@ -68,11 +68,13 @@ def norm(checkpoint: Checkpoint, names: Sequence[str]) -> float:
     """Return the Euclidean norm over the named tensors.
 
     Raises:
-        CheckpointError: They hold NaN or Inf.
+        CheckpointError: They contain NaN or Inf.
     """
     result = math.sqrt(math.fsum(_dot(array, array) for array in _each(checkpoint, names)))
     if not math.isfinite(result):
-        raise CheckpointError(f"{checkpoint.path}: its parameters hold NaN or Inf")
+        raise CheckpointError(
+            f"{checkpoint.path}: its parameters contain NaN or Inf; choose another checkpoint"
+        )
     return result
 
 
@@ -111,8 +113,8 @@ class Plane:
     """The plane through three checkpoints A, B, C, with A at its origin.
 
     The orthonormal basis comes from Gram and Schmidt (footnote 1 of the paper):
-    u = (B − A)/‖B − A‖, v = (C − A) − ⟨C − A, u⟩u, divided by its norm. Neither is kept: the three
-    checkpoints are read again for every point.
+    u = (B − A)/‖B − A‖, and v is (C − A) − ⟨C − A, u⟩u divided by its norm. Neither is kept in
+    memory: the three checkpoints are read again for every point.
 
     Args:
         a, b, c: Open checkpoints of one model.
@@ -122,7 +124,8 @@ class Plane:
         corners: Coordinates of A, B and C.
 
     Raises:
-        CheckpointError: They do not belong together, hold NaN or Inf, or lie on a line.
+        CheckpointError: The checkpoints do not belong together, contain NaN or Inf, or lie on a
+            line.
     """
 
     def __init__(self, a: Checkpoint, b: Checkpoint, c: Checkpoint) -> None:
@@ -133,22 +136,23 @@ class Plane:
         self._length_u = distance(a, b, self.names)
         if self._length_u == 0:
             raise CheckpointError(
-                f"{b.path}: the same parameters as {a.path}; a plane needs three different points"
+                f"{b.path}: has the same parameters as {a.path}; a plane needs three different"
+                " checkpoints"
             )
         self._along = math.fsum(_dot(c - a, u) for a, u, c in self._parts())
-        # By a pass of its own: as a difference of squares it would lose its digits.
+        # In a separate pass: computed as a difference of squares, it would lose its digits.
         self._length_v = math.sqrt(
             math.fsum(_dot(w, w) for w in (c - a - self._along * u for a, u, c in self._parts()))
         )
         if self._length_v <= COLLINEAR * math.hypot(self._along, self._length_v):
             raise CheckpointError(
-                f"{c.path}: it lies on the line through {a.path} and {b.path}; a plane needs a"
-                " third point off that line"
+                f"{c.path}: lies on the line through {a.path} and {b.path}; choose a third"
+                " checkpoint off that line"
             )
         self.corners = ((0.0, 0.0), (self._length_u, 0.0), (self._along, self._length_v))
 
     def tensors(self, x: float, y: float) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the point A + x·u + y·v; what is no parameter comes from A."""
+        """Yield the point A + x·u + y·v; tensors that are not parameters come from A."""
         a, _, _ = self._sources
         parameters = zip(self.names, self._basis(), strict=True)
         for name, (origin, u, v) in parameters:
@@ -159,7 +163,7 @@ class Plane:
         """Return where another checkpoint of the model lies.
 
         Raises:
-            CheckpointError: It does not belong with the three, or holds NaN or Inf.
+            CheckpointError: The checkpoint does not belong with the three, or contains NaN or Inf.
         """
         parameter_names([*self._sources, checkpoint])
         norm(checkpoint, self.names)
@@ -189,7 +193,7 @@ class Plane:
 def line_tensors(
     start: Checkpoint, end: Checkpoint, names: Sequence[str], t: float
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (1 − t)·start + t·end; what is no parameter comes from the start."""
+    """Yield (1 − t)·start + t·end; tensors that are not parameters come from the start."""
     for name in names:
         a, b = read_wide(start, name), read_wide(end, name)
         yield name, _narrow(a + t * (b - a), start, name)
@@ -199,7 +203,7 @@ def line_tensors(
 def ray_tensors(
     base: Checkpoint, direction: Mapping[str, Array], t: float
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield base + t·direction; what is no parameter comes from the base."""
+    """Yield base + t·direction; tensors that are not parameters come from the base."""
     for name, part in direction.items():
         yield name, _narrow(read_wide(base, name) + t * part, base, name)
     yield from _rest(base, list(direction))
@@ -210,12 +214,12 @@ def random_direction(
 ) -> dict[str, Array]:
     """Draw a direction that is uniform on the unit sphere of all parameters jointly.
 
-    One Gaussian over all parameters, divided by its global norm: no filter normalisation. It
-    depends on the seed, its number, and the names and shapes of the parameters; it takes 8 bytes
+    It is one Gaussian over all parameters, divided by its global norm: no filter normalisation. It
+    depends on the seed, its number, and the names and shapes of the parameters, and takes 8 bytes
     per parameter.
 
     Args:
-        checkpoint: Has the shapes.
+        checkpoint: Gives the shapes.
         names: The parameters.
         seed: Any integer, taken modulo 2^64.
         number: Which direction of this seed, from 0.
@@ -234,7 +238,7 @@ def random_direction(
 
 
 def _narrow(array: Array, checkpoint: Checkpoint, name: str) -> np.ndarray:
-    """Turn pairs back into complex numbers where the checkpoint has these."""
+    """Turn pairs back into complex numbers if the checkpoint's tensor is complex."""
     if checkpoint.tensors[name].dtype == "C64":
         return array.view(np.complex128)[..., 0]
     return array

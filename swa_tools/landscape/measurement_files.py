@@ -1,4 +1,4 @@
-"""Writing measurements: an `.npz` and its description beside it, each whole or not at all."""
+"""Write measurements: an `.npz` and its description next to it, each whole or not at all."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,8 @@ def check_numbers(path: Path, *, force: bool) -> None:
     """
     if path.suffix != SUFFIX:
         raise OutputError(
-            f"{path}: the numbers of a picture are written as {SUFFIX}; choose a name that ends so"
+            f"{path}: the numbers behind a picture are written as {SUFFIX}; choose a name that ends"
+            f" in {SUFFIX}"
         )
     for output in (path, description_path(path)):
         check_output(output, force=force)
@@ -47,9 +48,9 @@ def write_numbers(
     """Write the numbers and their description; each file whole or not at all.
 
     Args:
-        path: The `.npz`; the description goes beside it.
+        path: The `.npz`; the description goes next to it.
         arrays: The arrays by name.
-        description: What they are, from `measurements.describe`.
+        description: What the arrays are, from `measurements.describe`.
         force: Whether existing files may be replaced.
 
     Raises:

@@ -11,43 +11,47 @@ DEFAULT_WEIGHT_DECAY = 1e-4
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SurfaceOptions(ViewOptions, ModelChoice):
-    """How points are scored, and which model they belong to where files do not say it.
+    """How points are scored, and which model they belong to where the files do not say.
 
-    A number of images above the size of the set means the whole set.
+    A number of images larger than the set means the whole set.
     """
 
     train_samples: int = option(
-        5000, help="Training images for the loss: random, class-balanced.", bounds=COUNT
+        5000,
+        help="Number of training images for the loss: random, class-balanced.",
+        bounds=COUNT,
     )
     val_samples: int = option(
-        5000, help="Validation images for the error: random, class-balanced.", bounds=COUNT
+        5000,
+        help="Number of validation images for the error: random, class-balanced.",
+        bounds=COUNT,
     )
     bn_samples: int = option(
         2048,
-        help="Training images to recompute BatchNorm on at every point; 0 leaves it as it is, and"
-        " the picture of a network with BatchNorm is wrong.",
+        help="Number of training images to recompute BatchNorm on at every point; 0 recomputes"
+        " nothing, and makes the picture wrong if the network has BatchNorm.",
         bounds=NOT_NEGATIVE,
     )
     weight_decay: float | None = option(
         None,
-        help="Of the loss's L2 term.",
+        help="Weight decay λ in the loss's L2 term.",
         shown_default=f"the run's own, else {DEFAULT_WEIGHT_DECAY:g}",
         bounds=NOT_NEGATIVE,
     )
     no_decay_norm_bias: bool = option(
         False,
-        help="Biases and norm layers were not decayed, and do not count for the L2 term.",
-        shown_default="as the run",
+        help="Leave biases and norm layers out of the L2 term, as they were not decayed.",
+        shown_default="as in the run",
     )
     cache_images: bool | None = option(
         None,
-        help="Hold the decoded images in memory.",
-        shown_default="if half of what is free is enough",
+        help="Keep the decoded images in memory.",
+        shown_default="if they fit into half of the free memory",
     )
 
     @property
     def l2(self) -> float:
-        """λ of the L2 term."""
+        """The L2 term's λ."""
         return DEFAULT_WEIGHT_DECAY if self.weight_decay is None else self.weight_decay
 
 

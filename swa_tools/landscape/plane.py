@@ -33,7 +33,7 @@ def measure_plane(
     Args:
         corners: A, B and C; A is the origin, u points from A to B.
         survey: What to measure on, how, and where to write.
-        projected: Checkpoints whose nearest points on the plane are wanted.
+        projected: Checkpoints to project onto the plane.
         options: Which points to measure.
 
     Raises:
@@ -58,7 +58,7 @@ def measure_plane(
             _points(plane, own, x, y),
             surface=surface,
             decayed=survey.decayed(own[0], plane.names),
-            # Not the coordinates: their last bits depend on the threads that add up.
+            # Not the coordinates: their last bits depend on the number of threads.
             task={"plane": described, **dataclasses.asdict(options)},
         )
     own_scores = arrays_of(scores[:CORNERS], (CORNERS,))
@@ -78,12 +78,13 @@ def _check(corners: Sequence[Path], options: PlaneOptions) -> None:
         raise SwaToolsError(f"a plane needs {CORNERS} checkpoints, found {len(corners)}")
     if options.n_points < 2 or not options.margin >= 0:
         raise SwaToolsError(
-            "a grid needs at least 2 points along each side and a margin of 0 or more"
+            f"a grid needs at least 2 points along each side and a margin of 0 or more, found"
+            f" {options.n_points} and {options.margin:g}"
         )
 
 
 def _coordinates(projections: Sequence[Projection]) -> Array:
-    """Return x, y and the distance from the plane of each checkpoint, (P, 3)."""
+    """Return each checkpoint's x, y and distance from the plane, (P, 3)."""
     found = np.array([(one.x, one.y, one.distance) for one in projections])
     return found.reshape(-1, 3)
 

@@ -1,7 +1,8 @@
-"""Points whose scores are kept as they come, so that work that was killed resumes where it was.
+"""Save the score of each point when it is done, so that work that was killed resumes where it was.
 
-A file of JSON lines beside the output: the first line tells which work it belongs to, every other
-line holds one point that is done. Lines are appended whole; one that was cut off is not counted.
+The scores go into a file of JSON lines next to the output. The first line says which work it
+belongs to, every other line holds one finished point. Lines are appended whole; one that was cut
+off is not counted.
 """
 
 import base64
@@ -28,11 +29,11 @@ class PointScore:
 
     Attributes:
         train_loss: Mean cross entropy on the training images, in nats, without the L2 term.
-        l2: λ/2·‖w‖² over the parameters that are decayed.
-        train_error: Training images labelled wrong, in percent.
+        l2: λ/2·‖w‖² over the decayed parameters.
+        train_error: Share of training images labelled wrong, in percent.
         test_loss: Mean cross entropy on the validation images, in nats.
-        test_error: Validation images labelled wrong, in percent.
-        is_correct: For each validation image whether it is labelled right, (N,).
+        test_error: Share of validation images labelled wrong, in percent.
+        is_correct: For each validation image, whether it is labelled right, (N,).
     """
 
     train_loss: float
@@ -62,7 +63,7 @@ class PointFile:
 
     Raises:
         OtherWorkError: The file belongs to other work.
-        OutputError: It cannot be read.
+        OutputError: The file cannot be read.
     """
 
     def __init__(self, path: Path, task: Mapping[str, Any]) -> None:
@@ -74,8 +75,8 @@ class PointFile:
         self._has_head = bool(lines)
         if lines and lines[0] != self._head:
             raise OtherWorkError(
-                f"{path}: holds points of another picture that was begun here; choose another"
-                " output, or start over with --force"
+                f"{path}: holds points of another picture that was begun here; choose another -o,"
+                " or start over with --force"
             )
         for line in lines:
             if "point" not in line:
@@ -83,7 +84,7 @@ class PointFile:
             self.done[line["point"]] = _decode(line)
 
     def add(self, name: str, score: PointScore) -> None:
-        """Append a point; it is on the disk when this returns. Any number of ranks may do so.
+        """Append a point; it is on disk when this returns. Any number of ranks may append.
 
         Raises:
             OutputError: The file cannot be written.
@@ -92,7 +93,7 @@ class PointFile:
         self.done[name] = score
 
     def begin(self) -> None:
-        """Write the first line if it is missing; one rank does so before any appends."""
+        """Write the first line if it is missing; one rank does so before any rank appends."""
         if not self._has_head:
             self._append(self._head)
 
@@ -112,7 +113,7 @@ class PointFile:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot write it: {error.strerror}") from error
+            raise OutputError(f"{self.path}: cannot write this file: {error.strerror}") from error
 
     def _read(self) -> list[dict[str, Any]]:
         try:
@@ -120,13 +121,13 @@ class PointFile:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot read it: {error.strerror}") from error
+            raise OutputError(f"{self.path}: cannot read this file: {error.strerror}") from error
         found = []
         for line in text.split("\n"):
             try:
                 document = json.loads(line)
             except ValueError:
-                continue  # cut off, or the empty line between two
+                continue  # a line that was cut off, or the empty line between two
             if isinstance(document, dict):
                 found.append(document)
         return found

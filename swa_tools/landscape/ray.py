@@ -25,13 +25,14 @@ from swa_tools.landscape.survey import Point, Survey, arrays_of
 from swa_tools.landscape.width import ray_widths, width_differences
 
 RELATIVE_DISTANCE = 0.5
-"""Length in norms of the first checkpoint: enough for error to grow in spite of BatchNorm."""
+"""Length of a ray in norms of the first checkpoint: enough for the error to grow in spite of
+BatchNorm."""
 
 
 def measure_rays(
     paths: Sequence[Path], survey: Survey, *, options: RayOptions | None = None
 ) -> None:
-    """Score points w + t·d along random directions d from checkpoints, and write the numbers.
+    """Score points w + t·d along random directions d from checkpoints w, and write the numbers.
 
     Directions are uniform on the unit sphere of all parameters jointly.
 
@@ -61,7 +62,7 @@ def measure_rays(
             surface=surface,
             decayed=survey.decayed(checkpoints[0], names),
             # Not the number of rays: the next try may ask for more. And not the positions: their
-            # last bits depend on the threads that add up.
+            # last bits depend on the number of threads.
             task={
                 "rays": named,
                 "n_points": options.n_points,
@@ -83,13 +84,16 @@ def measure_rays(
 
 def _check(paths: Sequence[Path], options: RayOptions) -> None:
     if options.n_rays < 1 or options.n_points < 1:
-        raise SwaToolsError("expected at least 1 ray and 1 point on it")
+        raise SwaToolsError(
+            f"expected at least 1 ray and 1 point on each, found {options.n_rays} rays and"
+            f" {options.n_points} points"
+        )
     if not paths:
-        raise SwaToolsError("rays begin at checkpoints: name at least one")
+        raise SwaToolsError("rays begin at checkpoints; name at least one")
 
 
 def _widths(named: Sequence[dict[str, Any]], t: Array, errors: np.ndarray) -> dict[str, Any]:
-    """Return the checkpoints with their widths, and how much each is wider than the next."""
+    """Return the checkpoints with their widths, and how much wider each is than the next."""
     widths = [ray_widths(t, one) for one in errors]
     return {
         "checkpoints": [{**one, "width": width} for one, width in zip(named, widths, strict=True)],
@@ -100,7 +104,7 @@ def _widths(named: Sequence[dict[str, Any]], t: Array, errors: np.ndarray) -> di
 
 
 class _Directions:
-    """The directions, of which one is in memory at a time."""
+    """The directions; one is in memory at a time."""
 
     def __init__(self, checkpoint: Checkpoint, names: Sequence[str], *, seed: int) -> None:
         self._draw = partial(random_direction, checkpoint, names, seed=seed)
@@ -118,7 +122,7 @@ class _Directions:
 def _points(
     checkpoints: Sequence[Checkpoint], directions: _Directions, t: Array, *, n_rays: int
 ) -> Iterator[Point]:
-    """Yield the checkpoints, then ray after ray, so that a direction is drawn once."""
+    """Yield the checkpoints, then ray after ray, so that each direction is drawn only once."""
     for number, one in enumerate(checkpoints):
         yield Point(
             name=f"checkpoint-{number}", tensors=partial(own_tensors, one), is_checkpoint=True

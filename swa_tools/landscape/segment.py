@@ -1,4 +1,4 @@
-"""The line through two checkpoints, and beyond them (Figure 5)."""
+"""The line between two checkpoints and beyond them (Figure 5)."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -28,7 +28,7 @@ def measure_segment(
 ) -> None:
     """Score points w(t) = t·w_SGD + (1 − t)·w_SWA and write the numbers.
 
-    Positions are signed distances t·‖w_SGD − w_SWA‖: 0 at the average, positive toward the other.
+    Positions are signed distances t·‖w_SGD − w_SWA‖: 0 at the average, positive toward w_SGD.
 
     Args:
         swa: The average.
@@ -42,7 +42,10 @@ def measure_segment(
     """
     options = options or SegmentOptions()
     if options.n_points < 1 or not options.beyond >= 0:
-        raise SwaToolsError("expected at least 1 point on a segment, and lengths of 0 or more")
+        raise SwaToolsError(
+            "expected at least 1 point on the segment and a length beyond it of 0 or more, found"
+            f" {options.n_points} and {options.beyond:g}"
+        )
     survey.check_output()
     with open_all([swa, sgd], entry=survey.options.entry) as checkpoints:
         names = parameter_names(checkpoints)
@@ -51,7 +54,8 @@ def measure_segment(
         length = distance(checkpoints[0], checkpoints[1], names)
         if length == 0:
             raise CheckpointError(
-                f"{sgd}: the same parameters as {swa}; a segment needs two different points"
+                f"{sgd}: has the same parameters as {swa}; a segment needs two different"
+                " checkpoints"
             )
         t = _positions(options)
         named = describe_checkpoints(checkpoints)

@@ -29,7 +29,7 @@ from swa_tools.listening import Advance, unheard
 from swa_tools.models import has_batchnorm, load_checkpoint
 
 BYTES_PER_NUMBER = 4
-"""What a number in an image takes in memory."""
+"""Memory that one number of an image takes."""
 
 
 class Surface:
@@ -40,12 +40,12 @@ class Surface:
 
     Args:
         checkpoint: One of the model's files.
-        train, val: Folders' images, their classes not mapped yet.
+        train, val: Images, their classes not mapped yet.
         options: How points are scored.
         device: Where the network runs.
 
     Attributes:
-        n_images: How many images go through the network for each point.
+        n_images: Number of images that go through the network for each point.
         has_batchnorm: Whether the network keeps running statistics.
         is_cached: Whether the images stay in memory.
     """
@@ -92,8 +92,8 @@ class Surface:
 
         Args:
             tensors: All tensors of its state dict.
-            decayed: Names of those that count for the L2 term.
-            allow_overflow: Whether a network that gives NaN or Inf is a point without a value
+            decayed: Names of those that count in the L2 term.
+            allow_overflow: Whether NaN or Inf from the network gives a point without a value
                 instead of an error.
             advance: Called with the number of images after each batch.
 
@@ -124,7 +124,7 @@ class Surface:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return everything but the point that scores depend on, as JSON values."""
+        """Return everything that scores depend on except the point, as JSON values."""
         options = self._options
         return {
             "model": dataclasses.asdict(self._info),
@@ -152,11 +152,11 @@ class Surface:
 
     @property
     def n_skipped(self) -> int:
-        """Unreadable images that were left out."""
+        """Number of unreadable images that were left out."""
         return len({path for held in self._loaders.values() for path in held.loader.skipped})
 
     def _load(self, tensors: Iterable[tuple[str, np.ndarray]], decayed: Collection[str]) -> float:
-        """Put a point into the network; return the squared norm of what is decayed."""
+        """Put a point into the network; return the squared norm of its decayed parameters."""
         state = self._module.state_dict()
         squares = []
         for name, array in tensors:
@@ -202,11 +202,11 @@ class Surface:
 
 
 class Held:
-    """The batches of a loader, kept from the first pass on if asked for.
+    """The batches of a loader, kept from the first pass on if wanted.
 
     Args:
-        loader: Where they come from.
-        hold: Whether they are kept, where the loader puts them.
+        loader: Where the batches come from.
+        hold: Whether to keep them, on the device where the loader puts them.
     """
 
     def __init__(self, loader: Loader, *, hold: bool) -> None:
@@ -228,7 +228,7 @@ class Held:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the memory that is free where images would be held."""
+    """Return how much memory is free where images would be kept, in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -238,5 +238,5 @@ def free_bytes(device: torch.device) -> int:
                     return 1024 * int(line.split()[1])
     except OSError:
         pass
-    # macOS tells only how much there is in all.
+    # macOS tells only the total: half of that may be free.
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

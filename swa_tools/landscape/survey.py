@@ -1,4 +1,4 @@
-"""Scoring many points: dealt to the ranks, kept as they come, with progress as they go."""
+"""Score many points: dealt to the ranks, saved when they are done, with progress shown."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ class Point:
     """A point to score.
 
     Attributes:
-        name: The point's name within its work.
+        name: The point's name, unique within its work.
         tensors: Gives its state dict.
-        is_checkpoint: Whether it is a checkpoint itself, which must have a value.
+        is_checkpoint: Whether the point is itself a checkpoint, which must have a value.
     """
 
     name: str
@@ -39,15 +39,16 @@ class Survey:
     """One piece of work: the images, how points are scored, by which ranks, and for which output.
 
     Attributes:
-        output: The `.npz` to write; its description goes beside it, as does what is done meanwhile.
-        train: A folder's training images, their classes not mapped yet.
-        val: Its validation images.
+        output: The `.npz` to write; its description goes next to it, as do the points that are
+            already done.
+        train: Training images, their classes not mapped yet.
+        val: Validation images, their classes not mapped yet.
         options: How points are scored.
         context: The ranks; each scores its own points on all images.
         listener: Who hears how the work goes, on rank 0.
         command: How to reproduce the numbers, for the description.
-        force: Whether existing outputs may be replaced, and the points of other work that was
-            begun for the same output.
+        force: Whether existing outputs may be replaced, as well as the points of other work that
+            was begun for the same output.
     """
 
     output: Path
@@ -60,7 +61,7 @@ class Survey:
     force: bool = False
 
     def check_output(self) -> None:
-        """Tell early whether the output could be written."""
+        """Check early that the output can be written."""
         check_numbers(self.output, force=self._replaces)
 
     def open_surface(self, checkpoint: Path) -> Surface:
@@ -74,7 +75,7 @@ class Survey:
         )
 
     def decayed(self, checkpoint: Checkpoint, names: Sequence[str]) -> frozenset[str]:
-        """Return the parameters that count for the L2 term."""
+        """Return the parameters that count in the L2 term."""
         all_decayed = not self.options.no_decay_norm_bias
         return frozenset(
             name for name in names if all_decayed or len(checkpoint.tensors[name].shape) > 1
@@ -101,7 +102,7 @@ class Survey:
             task: What the points are, as JSON values.
 
         Raises:
-            SwaToolsError: As `Surface.score`, `PointFile`.
+            SwaToolsError: As from `Surface.score` and `PointFile`.
         """
         task = {**task, **surface.describe()}
         context, path = self.context, self._points_path
@@ -109,7 +110,7 @@ class Survey:
         if context.is_main:
             done = self._begin(path, task, replace=self.force).done
         done = context.broadcast(done)
-        file = self._begin(path, task)  # on the disk of another machine it may be missing
+        file = self._begin(path, task)  # on another machine's disk it may be missing
         left = [point for point in points if point.name not in done]
         mine = left[context.rank :: context.world_size]
         if context.is_main:
@@ -139,7 +140,7 @@ class Survey:
         description: Mapping[str, Any],
         surface: Surface,
     ) -> None:
-        """Write the numbers on rank 0 and remove the file of points: they are in the output now."""
+        """Write the numbers on rank 0 and remove the file of points, which they now contain."""
         if not self.context.is_main:
             return
         write_numbers(
@@ -158,7 +159,7 @@ class Survey:
 
     @property
     def _replaces(self) -> bool:
-        """Whether files may be replaced: a kill can leave a description without numbers."""
+        """Whether files may be replaced: a killed command may leave a description alone."""
         return self.force or (self._points_path.exists() and not self.output.exists())
 
     @property
@@ -186,13 +187,13 @@ class Survey:
             self.listener.on_notice(line)
         if surface.has_batchnorm and not self.options.bn_samples:
             self.listener.on_notice(
-                "--bn-samples 0: every point has the BatchNorm statistics of the first checkpoint,"
+                "--bn-samples 0: every point uses the BatchNorm statistics of the first checkpoint,"
                 " so the picture is wrong everywhere else"
             )
 
 
 def arrays_of(scores: Sequence[PointScore], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Return scores as arrays of a shape, with `train_objective` (loss and L2 term)."""
+    """Return scores as arrays of a shape, and `train_objective` (loss plus L2 term)."""
     arrays: dict[str, np.ndarray] = {
         name: np.array([getattr(score, name) for score in scores]).reshape(shape) for name in FIELDS
     }

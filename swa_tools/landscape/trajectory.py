@@ -1,6 +1,6 @@
 """The path of a run through weight space, and whether it explores or still descends (section 3.6).
 
-From the files alone, streaming, without torch.
+Computed from the files alone, streaming, without torch.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from swa_tools.landscape.geometry import parameter_names, read_block
 Array = npt.NDArray[np.float64]
 
 BLOCK_NUMBERS = 2**21
-"""Numbers of all checkpoints together that are in memory at a time, in float64."""
+"""How many numbers of all checkpoints together are in memory at a time, in float64."""
 
 MIN_CAPTURES = 3
-"""Fewer have no successive steps."""
+"""Fewer captures have no two successive steps."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Trajectory:
 
     Attributes:
         names: Names of the captures.
-        n_parameters: Numbers in the space.
+        n_parameters: Dimension of the space: how many numbers the parameters hold.
         norms: ‖wᵢ‖, (n,).
         squared_distances: ‖wᵢ − wⱼ‖², (n, n).
         to_mean: ‖wᵢ − w̄‖, (n,).
@@ -41,7 +41,7 @@ class Trajectory:
         deviation_cosines: Cosine between wᵢ − w̄ and wᵢ₊₁ − w̄, (n − 1,).
         start: Name of the starting point; None if there is none.
         to_start: ‖wᵢ − start‖, (n,); empty without a start.
-        start_norm, start_to_mean: ‖start‖ and ‖start − w̄‖; None without one.
+        start_norm, start_to_mean: ‖start‖ and ‖start − w̄‖; None without a start.
     """
 
     names: tuple[str, ...]
@@ -66,10 +66,10 @@ class Trajectory:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Exploration:
-    """A quantity beside what three kinds of motion would give.
+    """A measured quantity, and what three kinds of motion would give for it.
 
     Attributes:
-        measured: What the captures give.
+        measured: What the captures give for it.
         independent: What independent samples around a centre would give.
         random_walk: What independent steps would give.
         straight: What straight motion at constant speed would give.
@@ -86,8 +86,8 @@ def trajectory(
 ) -> Trajectory:
     """Measure the path through checkpoints, in their order; every byte is read once.
 
-    Distances are between parameters and computed in float64 from the first capture on, so that
-    they keep their digits where steps are small beside the weights.
+    Distances are between parameters. They are computed in float64, relative to the first capture,
+    so that they keep their digits even if steps are small compared with the weights.
 
     Args:
         captures: The checkpoints, at least three.
@@ -95,7 +95,7 @@ def trajectory(
         entry: Which weights to take from pickled files that hold several.
 
     Raises:
-        CheckpointError: Fewer than three, or they do not belong together.
+        CheckpointError: There are fewer than three captures, or the files do not belong together.
     """
     if len(captures) < MIN_CAPTURES:
         raise CheckpointError(
@@ -107,7 +107,9 @@ def trajectory(
         names = [checkpoint.name for checkpoint in checkpoints]
     if not np.isfinite(gram).all():
         bad = checkpoints[int(np.argmin(np.isfinite(np.diagonal(gram))))].path
-        raise CheckpointError(f"{bad}: its parameters hold NaN or Inf")
+        raise CheckpointError(
+            f"{bad}: its parameters contain NaN or Inf; leave this checkpoint out"
+        )
     return _measure(names, gram, squared_norms, n_parameters, n_captures=len(captures))
 
 
@@ -164,7 +166,7 @@ def _measure(
 def _neighbour_cosines(gram: Array) -> Array:
     """Return the cosine between each vector and the next; NaN where one has no length."""
     lengths = np.sqrt(np.maximum(np.diagonal(gram), 0))
-    # What is left of zero after the rounding of the weights themselves points nowhere.
+    # A vector this short is zero up to the rounding of the weights: its direction means nothing.
     lengths[lengths < 1e-3 * lengths.max(initial=0)] = 0
     with np.errstate(invalid="ignore", divide="ignore"):
         result: Array = np.diagonal(gram, offset=1) / (lengths[:-1] * lengths[1:])
@@ -172,9 +174,10 @@ def _neighbour_cosines(gram: Array) -> Array:
 
 
 def lag_profile(path: Trajectory) -> Array:
-    """Return the mean squared distance of captures k apart, over that of all pairs, k = 1 … n−1.
+    """Return the mean squared distance between captures k apart over that of all pairs, (n − 1,).
 
-    For independent samples it is 1 for every k; it grows with k as long as the run moves on.
+    k is 1 … n − 1. For independent samples the ratio is 1 for every k; it grows with k as long as
+    the run moves on.
     """
     n = len(path.names)
     total = np.sum(path.squared_distances) / (n * (n - 1))
@@ -190,14 +193,17 @@ def trace_of(path: Trajectory) -> float:
 
 
 def explore(path: Trajectory) -> dict[str, Exploration]:
-    """Set the captures beside independent samples, a random walk and straight motion.
+    """Compare the captures with independent samples, a random walk and straight motion.
 
-    For independent samples around a centre with covariance Σ the squared distance to the mean is
-    (1 − 1/n)·trΣ, that between two 2·trΣ, and the cosine of two deviations −1/(n − 1)
-    (section 3.6). Averaged over all pairs, these hold for any points at all, so the question is
-    whether they hold for neighbours: `neighbour_distance` is the squared distance between
-    neighbours over 2·trΣ, with trΣ from the deviations; `deviation_cosine` the mean cosine of
-    neighbours' deviations; `step_cosine` the mean cosine of successive steps.
+    For n independent samples around a centre, with covariance Σ, the squared distance to the mean
+    is (1 − 1/n)·trΣ, the squared distance between two samples is 2·trΣ, and the cosine of two
+    deviations is −1/(n − 1) (section 3.6). Averaged over all pairs, these hold for any points at
+    all. So the question is whether they hold for neighbours:
+
+    - `neighbour_distance`: the squared distance between neighbours over 2·trΣ, with trΣ from the
+      deviations;
+    - `deviation_cosine`: the mean cosine of neighbours' deviations;
+    - `step_cosine`: the mean cosine of successive steps.
     """
     n = len(path.names)
     walk, line = _walk_deviation_cosine(n), _line_deviation_cosine(n)
@@ -225,8 +231,8 @@ def explore(path: Trajectory) -> dict[str, Exploration]:
 def is_exploring(path: Trajectory) -> bool:
     """Tell whether captures explore around a centre rather than move on.
 
-    The squared distance of neighbours is then nearer to that of independent samples than to that of
-    a random walk; see `explore`.
+    They explore if the squared distance between neighbours is nearer to that of independent samples
+    than to that of a random walk; see `explore`.
     """
     distance = explore(path)["neighbour_distance"]
     return distance.measured >= (distance.independent + distance.random_walk) / 2
@@ -244,7 +250,7 @@ def _line_deviation_cosine(n: int) -> float:
 
 
 def _mean_cosine(gram: Array) -> float:
-    """Return the mean over neighbours, without points at the centre, which have no cosine."""
+    """Return the mean over neighbours; points at the centre have no cosine and do not count."""
     centering = np.eye(len(gram)) - 1 / len(gram)
     return _mean(_neighbour_cosines(centering @ gram @ centering))
 
@@ -271,7 +277,7 @@ def trajectory_arrays(path: Trajectory) -> dict[str, np.ndarray]:
 def describe_trajectory(path: Trajectory) -> dict[str, Any]:
     """Return everything but the arrays, as JSON values; None for what is not a number.
 
-    `squared_to_mean` and `squared_step` stand beside what independent samples with this trΣ give:
+    `squared_to_mean` and `squared_step` come with what independent samples with this trΣ give:
     (1 − 1/n)·trΣ, which holds for any points, and 2·trΣ.
     """
     n, trace = len(path.names), trace_of(path)

@@ -11,16 +11,16 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 GROWTHS = (1.0, 5.0)
-"""Percentage points of error by which a width is defined."""
+"""A width is the distance at which the error has grown by this many percentage points."""
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 1000
 BLOCK = 200
-"""Resamples that are drawn at a time."""
+"""How many resamples are drawn at a time."""
 
 
 def crossing(distances: Array, values: Array, level: float) -> float:
-    """Return where values first reach a level, by straight lines between them.
+    """Return where values first reach a level, interpolating linearly between them.
 
     Args:
         distances: Ascending from where the search starts, (N,).
@@ -44,7 +44,7 @@ def crossing(distances: Array, values: Array, level: float) -> float:
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
     """Return the mean of independent values and its 95 % interval (Student's t).
 
-    None for fewer than two values, or where one is not finite.
+    It is None for fewer than two values, or if one is not finite.
     """
     found = np.asarray(values, dtype=np.float64)
     if len(found) < 2 or not np.isfinite(found).all():
@@ -59,8 +59,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
 def student_t(degrees: int, *, confidence: float = CONFIDENCE) -> float:
     """Return the two-sided quantile of Student's distribution.
 
-    The density is proportional to (1 + t²/ν)^(−(ν+1)/2). With t = √ν·tan θ that is cos^(ν−1) θ,
-    smooth on a finite interval, whose integral is inverted on a fine grid.
+    The density is proportional to (1 + t²/ν)^(−(ν+1)/2). With t = √ν·tan θ it becomes cos^(ν−1) θ,
+    smooth on a finite interval; its integral is inverted on a fine grid.
     """
     theta = np.linspace(0, math.pi / 2, 20_001)
     density = np.cos(theta) ** (degrees - 1)
@@ -70,15 +70,16 @@ def student_t(degrees: int, *, confidence: float = CONFIDENCE) -> float:
 
 
 def ray_widths(distances: Array, errors: Array) -> dict[str, dict[str, Any]]:
-    """Return the distances at which error has grown by 1 and 5 points.
+    """Return the distances at which the error has grown by 1 and 5 points.
 
     Args:
-        distances: From the checkpoint, from 0 on, (T,).
+        distances: Distances from the checkpoint, from 0 on, (T,).
         errors: Test error in percent on each ray, (R, T).
 
     Returns:
-        For each growth: the distance on every ray (None where it is not reached), their mean, and
-        its interval over the rays (None where not all reach it).
+        For each growth: the distance on every ray (None if the ray does not reach it), the mean
+        distance, and its interval over the rays (both None unless there are two rays at least and
+        all reach it).
     """
     widths = {}
     for growth in GROWTHS:
@@ -96,7 +97,7 @@ def ray_widths(distances: Array, errors: Array) -> dict[str, dict[str, Any]]:
 def width_differences(
     first: dict[str, dict[str, Any]], second: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the mean difference of two checkpoints' widths on the same rays, with intervals.
+    """Return the mean difference between two checkpoints' widths on the same rays, with intervals.
 
     The directions are the same, so the difference is taken ray by ray.
     """
@@ -120,15 +121,15 @@ def segment_widths(
         positions: Signed distances from the average, positive toward the conventionally trained
             weights, ascending, (T,).
         objective: Train loss with its L2 term, (T,).
-        is_correct: For each point and validation image whether it is labelled right, (T, N).
+        is_correct: For each point and validation image, whether it is labelled right, (T, N).
         seed: Seed of the resampled images behind the intervals.
 
     Returns:
-        `train_minimum` and `test_minimum`: signed distances; `shift`: how far the test error's
-        minimum lies from the train loss's, with its interval over the images; `sides`: for each
-        growth, the distance from the average at which the error has grown by it, `away` from the
-        conventionally trained weights and `toward` them, and `asymmetry`, the difference of the two
-        over their sum: positive if the error rises faster toward them.
+        `train_minimum` and `test_minimum`: signed distances. `shift`: how far the test error's
+        minimum lies from the train loss's, and `shift_interval`, its interval over the images.
+        `sides`: for each growth, the distance from the average at which the error has grown by so
+        much, `away` from the conventionally trained weights and `toward` them, and `asymmetry`, the
+        difference between the two over their sum: positive if the error rises faster toward them.
     """
     errors = 100 * (1 - np.mean(is_correct, axis=1))
     train = float(positions[int(np.nanargmin(objective))])
@@ -149,14 +150,14 @@ def segment_widths(
 def lowest(errors: Array) -> int:
     """Return the position of the lowest error; the middle one if several are equal.
 
-    Errors are whole numbers of images, so that ties are common.
+    Errors are whole numbers of images, so ties are common.
     """
     (found,) = np.nonzero(errors <= np.nanmin(errors) + 1e-9)
     return int(found[len(found) // 2])
 
 
 def _resampled_errors(is_correct: npt.NDArray[np.bool_], *, seed: int) -> Array:
-    """Return the errors of all points on images drawn again with replacement, (resamples, T)."""
+    """Return the errors of all points on images resampled with replacement, (resamples, T)."""
     random = np.random.Generator(np.random.Philox(key=seed % 2**64))
     n = is_correct.shape[1]
     right = is_correct.T.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Models of torchvision and timm by name, and their weights in files.
+"""Models from torchvision and timm by name, and their weights in files.
 
 The names are imported when they are first used: `swa_tools.models.choice` needs no torch.
 """

@@ -1,4 +1,4 @@
-"""What both libraries' models have in common while they are built."""
+"""What building a model has in common for both libraries."""
 
 import contextlib
 import dataclasses
@@ -28,12 +28,13 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltModel:
-    """A model, what it is called in metadata, and how its images are prepared.
+    """A model, what metadata says about it, and how its images are prepared.
 
     Attributes:
         module: The network, on the CPU, in train mode as the library builds it.
         info: Name, arguments and classes.
-        preprocessing: Of evaluation; training uses its size, interpolation, mean and std.
+        preprocessing: How evaluation prepares an image; training uses its size, interpolation, mean
+            and std.
     """
 
     module: nn.Module
@@ -61,14 +62,14 @@ def model_info(
 
 
 def resized(preprocessing: Preprocessing, image_size: int) -> Preprocessing:
-    """Return the preprocessing for another input size, the resize changed in proportion."""
+    """Return the preprocessing for another input size, with the resize changed in proportion."""
     resize = preprocessing.resize * image_size // preprocessing.image_size
     return dataclasses.replace(preprocessing, image_size=image_size, resize=resize)
 
 
 @contextlib.contextmanager
 def clear_errors(request: Request) -> Iterator[None]:
-    """Turn whatever a library raises while it builds a model into one line.
+    """Turn whatever a library raises while it builds a model into a one-line error.
 
     Neither library documents what its constructors and downloads raise.
     """
@@ -85,11 +86,11 @@ def clear_errors(request: Request) -> Iterator[None]:
                 " network, or give weights on disk with --checkpoint FILE"
             ) from error
         arguments = f" with the arguments {dict(request.kwargs)}" if request.kwargs else ""
-        raise ModelError(f"{request.name}: cannot build it{arguments}: {reason}") from error
+        raise ModelError(f"{request.name}: cannot build this model{arguments}: {reason}") from error
 
 
 def closest(name: str, known: Sequence[str]) -> str:
-    """Return a hint with the known names most like this one, by the part after the library."""
+    """Return a hint with the known names closest to this one, compared without the library."""
     by_end = {item: item.rpartition("/")[2] for item in known}
     wanted = name.rpartition("/")[2].partition(":")[0].partition(".")[0]
     ends = difflib.get_close_matches(wanted, sorted(set(by_end.values())), n=3, cutoff=0.6)

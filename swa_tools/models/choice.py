@@ -1,4 +1,4 @@
-"""Which model a file belongs to, where it does not say so itself."""
+"""Which model a file belongs to, where the file does not say."""
 
 import dataclasses
 from typing import Any
@@ -8,15 +8,15 @@ from swa_tools.options import COUNT, option
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which model a file belongs to and how it is built.
+    """Which model a file belongs to and how that model is built.
 
-    A file of ours says it itself, and it is an error to contradict it; of such a file only the
-    image size can be chosen.
+    A file written by swa-tools says so itself, and contradicting it is an error; only its image
+    size can be chosen.
     """
 
     model: str | None = option(
         None,
-        help="torchvision/NAME or timm/NAME, for files that do not say it themselves.",
+        help="torchvision/NAME or timm/NAME, for files that do not name their model.",
         metavar="MODEL",
     )
     model_kwargs: dict[str, Any] = option(
@@ -25,7 +25,7 @@ class ModelChoice:
         metavar="NAME=VALUE",
     )
     num_classes: int | None = option(
-        None, help="Outputs of the classifier.", shown_default="as in the file", bounds=COUNT
+        None, help="Number of classes.", shown_default="as in the file", bounds=COUNT
     )
     image_size: int | None = option(
         None, help="Input size in pixels.", shown_default="the model's", bounds=COUNT
@@ -38,7 +38,7 @@ class ModelChoice:
 
     @property
     def without_entry(self) -> "ModelChoice":
-        """The same for a file that was written here from such a one."""
+        """The same choice for a file that swa-tools wrote from such a file: it has no entries."""
         return ModelChoice(
             model=self.model,
             model_kwargs=self.model_kwargs,

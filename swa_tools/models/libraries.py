@@ -1,4 +1,4 @@
-"""Models by name, built by the code of the library that has them.
+"""Models by name, built by the library that has them.
 
 A model is built together with the preprocessing that its weights were made for: torchvision's
 `weights.transforms()`, timm's `pretrained_cfg`.
@@ -24,17 +24,17 @@ def create_model(
     kwargs: Mapping[str, Any] | None = None,
     image_size: int | None = None,
 ) -> BuiltModel:
-    """Build a model of torchvision or timm.
+    """Build a model from torchvision or timm.
 
     Args:
         name: `torchvision/NAME[:WEIGHTS]`, `timm/NAME[.TAG]`, or timm's `hf-hub:…`, `local-dir:…`.
-            Without WEIGHTS or TAG it is the library's default weights.
+            Without WEIGHTS or TAG the library's default weights are meant.
         pretrained: Whether to load the weights, through the library's own code and cache.
-        num_classes: Outputs; None for as many as the weights have. If the weights have another
-            number, the classifier is drawn anew, from torch's global generator.
+        num_classes: Number of outputs; None for as many as the weights have. If the weights have
+            another number, the classifier is drawn anew from torch's global generator.
         kwargs: Further arguments of the library's constructor.
-        image_size: Height and width of the input instead of the weights' own; the resize before
-            the crop changes in proportion.
+        image_size: Height and width of the input, in pixels; None for the weights' own. The resize
+            before the crop changes in proportion.
 
     Raises:
         ModelError: The model or its weights are unknown, cannot be loaded, or do not go with the
@@ -70,10 +70,10 @@ def create_model(
 
 @torch.no_grad()
 def replace_head(built: BuiltModel, classes: Sequence[str]) -> BuiltModel:
-    """Return the model with a new classifier over these classes and all other weights kept.
+    """Return the model with a new classifier over these classes; all other weights are kept.
 
-    The classifier is drawn from torch's global generator, also where the number of classes stays
-    the same. `built` is not changed.
+    The classifier is drawn from torch's global generator, even if the number of classes stays the
+    same. `built` is not changed.
 
     Args:
         built: A model from `create_model` or `load_checkpoint`.
@@ -81,7 +81,7 @@ def replace_head(built: BuiltModel, classes: Sequence[str]) -> BuiltModel:
     """
     info = built.info
     with torch.random.fork_rng(devices=[]):
-        # The classifier is what has another shape for another number of classes.
+        # The classifier is the part whose shape depends on the number of classes.
         other = create_model(info.name, num_classes=info.num_classes + 1, kwargs=info.kwargs)
     other_shapes = {name: tensor.shape for name, tensor in other.module.state_dict().items()}
     fresh = create_model(info.name, num_classes=len(classes), kwargs=info.kwargs).module

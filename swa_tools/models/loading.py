@@ -1,4 +1,4 @@
-"""A checkpoint file to a model that runs."""
+"""From a checkpoint file to a model that runs."""
 
 import dataclasses
 import functools
@@ -19,16 +19,16 @@ def load_checkpoint(
 
     Args:
         path: Any file that `checkpoints.open_checkpoint` opens.
-        choice: Which model it belongs to, where it does not say it; the number of classes is read
-            off the file if it is not given.
+        choice: Which model the file belongs to, where it does not say; the number of classes is
+            taken from the file if it is not given.
 
     Returns:
-        The model, and what the file says of itself.
+        The model, and the file's metadata; None if it has none.
 
     Raises:
         CheckpointError: The file cannot be read.
-        ModelError: The model is unknown or not named, contradicts the file's own metadata, or its
-            tensors do not fit.
+        ModelError: The model is unknown or not named, contradicts the file's own metadata, or does
+            not fit its tensors.
     """
     choice = choice or ModelChoice()
     with open_checkpoint(path, entry=choice.entry) as checkpoint:
@@ -45,7 +45,7 @@ def load_checkpoint(
 
 def _chosen_model(checkpoint: Checkpoint, choice: ModelChoice, *, where: str) -> BuiltModel:
     if choice.model is None:
-        raise ModelError(f"{where}: does not say which model it belongs to; say it with --model")
+        raise ModelError(f"{where}: does not say which model it belongs to; name it with --model")
     create = functools.partial(
         create_model, choice.model, kwargs=choice.model_kwargs, image_size=choice.image_size
     )
@@ -74,7 +74,7 @@ def _check_agreement(info: ModelInfo, choice: ModelChoice, *, where: str) -> Non
     ):
         if given and given != found:
             raise ModelError(
-                f"{where}: its metadata says {title} {found}, but {given} was given; leave it out"
+                f"{where}: its metadata says {title} {found}, but {given} was given; give none"
             )
 
 
@@ -85,9 +85,10 @@ def architecture(name: str) -> str:
 
 
 def _count_outputs(checkpoint: Checkpoint, built: BuiltModel) -> int | None:
-    """Return the classifier's outputs in the file where they are not the library's own number.
+    """Return the number of outputs in the file if it differs from the library's own.
 
-    The classifier is where only the first dimension differs, and was the number of outputs.
+    The classifier's tensors are those whose shape differs in the first dimension alone, which is
+    the number of outputs in the library's model.
     """
     found = set()
     for name, tensor in built.module.state_dict().items():

@@ -1,4 +1,4 @@
-"""State dicts of torch, from and to files."""
+"""torch state dicts, from and to files."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from swa_tools.checkpoints import Checkpoint, CheckpointMetadata, open_checkpoin
 from swa_tools.errors import CheckpointError, ModelError
 
 NAMED = 3
-"""How many tensors an error message names before it only counts."""
+"""How many tensors an error message names; the rest it only counts."""
 
 
 def load_state_dict(path: str | Path, *, entry: str | None = None) -> dict[str, torch.Tensor]:
@@ -23,14 +23,14 @@ def load_state_dict(path: str | Path, *, entry: str | None = None) -> dict[str, 
         entry: Which set of weights to take where a pickled file holds several.
 
     Raises:
-        CheckpointError: It cannot be read, or has a dtype that torch lacks.
+        CheckpointError: The file cannot be read, or has a dtype that torch lacks.
     """
     with open_checkpoint(path, entry=entry) as checkpoint:
         return read_tensors(checkpoint)
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Return all tensors of an open checkpoint, tied names included (they share memory)."""
+    """Return all tensors of an open checkpoint, including tied names, which share memory."""
     arrays = {name: checkpoint.read(name) for name in checkpoint.tensors}
     state_dict = from_arrays(arrays, where=str(checkpoint.path))
     checkpoint.check_unchanged()
@@ -38,11 +38,11 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> dict[str, torch.Tensor]:
-    """Return arrays as tensors on the same memory; ml_dtypes' bfloat16 and float8 become torch's.
+    """Return arrays as tensors that share their memory, with torch's dtypes for those of ml_dtypes.
 
     Args:
-        arrays: By name.
-        where: What they are, for the error.
+        arrays: Arrays by name; bfloat16 and float8 are ml_dtypes'.
+        where: What the arrays are, for the error.
 
     Raises:
         CheckpointError: torch lacks a dtype.
@@ -53,7 +53,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> dict[str, to
 
 
 def to_arrays(state_dict: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Return tensors as arrays, those that are contiguous on the CPU on the same memory."""
+    """Return tensors as arrays, which share memory with tensors that are contiguous on the CPU."""
     return {name: _to_numpy(tensor) for name, tensor in state_dict.items()}
 
 
@@ -74,7 +74,7 @@ def save_state_dict(
 
     Raises:
         OutputError: The output exists and `force` is not set, or cannot be written.
-        CheckpointError: safetensors has no such dtype.
+        CheckpointError: safetensors has no dtype for a tensor.
     """
     write_checkpoint(path, to_arrays(state_dict), metadata, force=force)
 
@@ -82,12 +82,12 @@ def save_state_dict(
 def load_into(module: nn.Module, state_dict: Mapping[str, torch.Tensor], *, where: str) -> None:
     """Copy a state dict into a module; every name and shape must fit, dtypes are converted.
 
-    Only the counters `num_batches_tracked`, which files of old versions lack, may be missing.
-    Nothing is changed when something does not fit.
+    Only the counters `num_batches_tracked`, which files from old versions lack, may be missing. If
+    anything does not fit, nothing is changed.
 
     Args:
-        module: Its device and dtypes stay.
-        state_dict: Names as the module's own.
+        module: The module to change; its device and dtypes stay.
+        state_dict: Tensors under the module's own names.
         where: The file, for the error.
 
     Raises:
@@ -99,7 +99,7 @@ def load_into(module: nn.Module, state_dict: Mapping[str, torch.Tensor], *, wher
     ]
     unexpected = [name for name in state_dict if name not in own]
     other_shapes = [
-        f"{name!r} is {tuple(state_dict[name].shape)} for {tuple(tensor.shape)}"
+        f"{name!r} is {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in own.items()
         if name in state_dict and state_dict[name].shape != tensor.shape
     ]
@@ -115,9 +115,10 @@ def load_into(module: nn.Module, state_dict: Mapping[str, torch.Tensor], *, wher
     if problems:
         raise ModelError(
             f"{where}: these weights do not fit the model {type(module).__name__}:"
-            f" {'; '.join(problems)}; is it another model's (--model), or are its classes others?"
+            f" {'; '.join(problems)}; name the right model with --model, or check its number of"
+            " classes"
         )
-    # A plain dict without a version: torch then fills in the counters that old files lack.
+    # A plain dict carries no version, so that torch fills in the counters that old files lack.
     module.load_state_dict(dict(state_dict))
 
 
@@ -131,9 +132,9 @@ def _to_torch(array: np.ndarray, *, where: str) -> torch.Tensor:
     """Return the array as a tensor on the same memory."""
     dtype = getattr(torch, array.dtype.name, None)
     if not isinstance(dtype, torch.dtype):
-        raise CheckpointError(f"{where}: torch has no dtype for {array.dtype.name}")
+        raise CheckpointError(f"{where}: torch has no dtype {array.dtype.name}")
     if hasattr(ml_dtypes, array.dtype.name):
-        # torch knows ml_dtypes' types by their bytes only.
+        # torch takes the types of ml_dtypes only as bytes.
         return torch.from_numpy(array.view(f"u{array.dtype.itemsize}")).view(dtype)
     return torch.from_numpy(array)
 

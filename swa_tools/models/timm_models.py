@@ -1,4 +1,4 @@
-"""Models of timm: `timm/NAME[.TAG]`, `hf-hub:…`, `local-dir:…`."""
+"""Models from timm: `timm/NAME[.TAG]`, `hf-hub:…`, `local-dir:…`."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from swa_tools.models.building import (
 )
 
 ELSEWHERE = ("hf-hub:", "local-dir:")
-"""Prefixes for models outside of timm's own list."""
+"""Prefixes of models outside timm's own list."""
 
 
 def model_names() -> list[str]:
@@ -30,7 +30,7 @@ def model_names() -> list[str]:
 
 
 def build(request: Request) -> BuiltModel:
-    """Build a model of timm, as `create_model` says."""
+    """Build a model from timm, as `create_model` says."""
     is_elsewhere = request.name.startswith(ELSEWHERE)
     timm_name = request.name if is_elsewhere else request.name.removeprefix("timm/")
     if not is_elsewhere:
@@ -44,7 +44,7 @@ def build(request: Request) -> BuiltModel:
         )
         source = module.pretrained_cfg
         if request.image_size and source.get("fixed_input_size") and "img_size" not in kwargs:
-            # The position embedding of a transformer has the size of its images.
+            # The size of a transformer's position embedding depends on the size of its images.
             kwargs["img_size"] = request.image_size
             module = timm.create_model(
                 timm_name, pretrained=request.pretrained, **outputs, **kwargs
@@ -66,14 +66,14 @@ def build(request: Request) -> BuiltModel:
 
 
 def _preprocessing(module: Any, request: Request) -> Preprocessing:
-    """Return what timm's own loader does for this model (its size of training, not of testing)."""
+    """Return what timm's own loader does for this model, at the size for training, not testing."""
     wanted = {} if request.image_size is None else {"img_size": request.image_size}
     config: dict[str, Any] = resolve_model_data_config(module, args=wanted)  # type: ignore[no-untyped-call]
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
         raise ModelError(
-            f"{request.name}: its input is {channels} × {height} × {width}; only square RGB images"
-            " are supported (try --image-size)"
+            f"{request.name}: its input is {channels} × {height} × {width} (channels × height ×"
+            " width); only square RGB images are supported; try --image-size"
         )
     return Preprocessing(
         image_size=height,
@@ -92,12 +92,13 @@ def _check_name(name: str, timm_name: str) -> None:
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         raise ModelError(
-            f"{name}: timm has no weights {tag!r} of it; it has {', '.join(tags) or 'none'}"
+            f"{name}: timm has no weights {tag!r} for this model; it has"
+            f" {', '.join(tags) or 'none'}"
         )
 
 
 def _saved_arguments(timm_name: str) -> dict[str, Any]:
-    """Return the constructor's arguments that a model outside of timm's list was saved with."""
+    """Return the constructor arguments that a model outside timm's list was saved with."""
     source, _, place = timm_name.partition(":")
     if source == "hf-hub":
         _, _, arguments = load_model_config_from_hf(place)

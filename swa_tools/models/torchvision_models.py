@@ -1,4 +1,4 @@
-"""Models of torchvision: `torchvision/NAME[:WEIGHTS]`."""
+"""Models from torchvision: `torchvision/NAME[:WEIGHTS]`."""
 
 from typing import Any
 
@@ -18,14 +18,15 @@ from swa_tools.models.building import (
 )
 
 SINGLE_OUTPUT = {
-    # torchvision changes these arguments when it loads pretrained weights. Fixed here and recorded,
-    # so that the same module is built again for a checkpoint, with one output in training too.
+    # torchvision changes these arguments when it loads pretrained weights. They are fixed here and
+    # recorded, so that a checkpoint's module is built the same, with one output in training, too.
     "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
     "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
 }
 
 FIXED_SIZE = {"vit_": "image_size", "maxvit_": "input_size"}
-"""Models for one image size alone, and the argument of their constructors for it."""
+"""Models built for a single image size, by the start of their names, with the constructor's
+argument for it."""
 
 
 def model_names() -> list[str]:
@@ -35,7 +36,7 @@ def model_names() -> list[str]:
 
 
 def build(request: Request) -> BuiltModel:
-    """Build a model of torchvision, as `create_model` says."""
+    """Build a model from torchvision, as `create_model` says."""
     architecture, _, tag = request.name.partition("/")[2].partition(":")
     weights = _weights(request.name, architecture, tag)
     kwargs = {**SINGLE_OUTPUT.get(architecture, {}), **request.kwargs}
@@ -62,7 +63,8 @@ def _weights(name: str, architecture: str, tag: str) -> Any:
     members = torchvision.models.get_model_weights(architecture).__members__
     if tag and tag not in members:
         raise ModelError(
-            f"{name}: torchvision has no weights {tag!r} of it; it has {', '.join(members)}"
+            f"{name}: torchvision has no weights {tag!r} for this model; it has"
+            f" {', '.join(members)}"
         )
     return members[tag or "DEFAULT"]
 
@@ -83,8 +85,8 @@ def _preprocessing(weights: Any, request: Request, architecture: str) -> Preproc
     for start, argument in FIXED_SIZE.items():
         if architecture.startswith(start) and request.kwargs.get(argument) != size:
             raise ModelError(
-                f"{request.name}: built for images of {preprocessing.image_size} pixels, not"
-                f" {size}; set its argument {argument} too (--model-kwargs)"
+                f"{request.name}: is built for images of {preprocessing.image_size} pixels, not"
+                f" {size}; give --model-kwargs {argument}={size}, too"
             )
     return resized(preprocessing, size)
 

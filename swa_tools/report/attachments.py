@@ -1,4 +1,4 @@
-"""What other commands left in a run's folder to be drawn: a BatchNorm ablation, and logits."""
+"""What other commands left in a run's folder for the report: a BatchNorm ablation, and logits."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from swa_tools.json_documents import parse_object
 ABLATION_FILE = "bn-ablation.json"
 
 LOGITS_PATTERNS = ("*.logits.safetensors", "*/*.logits.safetensors")
-"""Where `evaluate --save-logits` may have written, below the run."""
+"""Where in the run's folder `evaluate --save-logits` may have written."""
 
 MOST_LOGITS = 4
-"""More lines than these cannot be told apart."""
+"""More lines than this cannot be told apart."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +24,8 @@ class Ablation:
 
     Attributes:
         curves: Points (images, top-1 in percent) by estimator.
-        baselines: Top-1 without a recompute, by name.
-        command: How to measure them again; None where it is not known.
+        baselines: Top-1 without a recompute in percent, by name.
+        command: How to reproduce the numbers; None if unknown.
     """
 
     curves: Mapping[str, list[tuple[float, float]]]
@@ -35,12 +35,12 @@ class Ablation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Logits:
-    """What a model says about each image, and what is right.
+    """A model's logits and the right labels.
 
     Attributes:
-        logits: (N, C).
-        targets: (N,).
-        command: How to obtain them again; None where it is not known.
+        logits: The model's logits, (N, C).
+        targets: The labels, (N,).
+        command: How to reproduce the logits; None if unknown.
     """
 
     logits: np.ndarray
@@ -53,8 +53,8 @@ class Attachments:
     """What was found in a run's folder.
 
     Attributes:
-        ablation: None where there is none.
-        logits: By name.
+        ablation: The BatchNorm ablation; None if there is none.
+        logits: Saved logits, by the names of their checkpoints.
     """
 
     ablation: Ablation | None
@@ -62,7 +62,7 @@ class Attachments:
 
 
 def read_attachments(folder: Path) -> Attachments:
-    """Return what lies in a run's folder.
+    """Return the attachments in a run's folder.
 
     Raises:
         SwaToolsError: A file is broken.
@@ -91,11 +91,11 @@ def _read_ablation(folder: Path) -> Ablation | None:
 
 
 def _read_logits(folder: Path) -> dict[str, Logits]:
-    """Read the newest few by their checkpoints' names, or by whole file names if two are alike."""
+    """Read the newest few, named after their checkpoints, or by whole file names if two agree."""
     files = {path for pattern in LOGITS_PATTERNS for path in folder.glob(pattern)}
     newest = sorted(files, key=lambda path: (path.stat().st_mtime, path.name))[-MOST_LOGITS:]
     whole = [path.name.removesuffix(".logits.safetensors") for path in sorted(newest)]
-    # A name ends in a digest of what the logits depend on.
+    # A file's name ends in a digest of what the logits depend on.
     short = [name.rpartition("-")[0] for name in whole]
     names = [one if short.count(one) == 1 else name for one, name in zip(short, whole, strict=True)]
     return {name: _read_tensors(path) for name, path in zip(names, sorted(newest), strict=True)}

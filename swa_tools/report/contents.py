@@ -1,4 +1,4 @@
-"""What a report says: for each run its table, its pictures, what it was, and its commands."""
+"""What a report says: for each run its table, pictures, facts and commands."""
 
 import collections
 import dataclasses
@@ -36,10 +36,10 @@ PICTURES = {
     "segment": segment_picture,
     "trajectory": trajectory_picture,
 }
-"""What draws each kind of numbers."""
+"""The function that draws each kind of measurement."""
 
 BUILT_IN = ("run", "sweep", "bn-ablation", "reliability")
-"""Names of pictures that no file's picture may take."""
+"""Names of pictures that a picture of a file may not take."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +48,11 @@ class Section:
 
     Attributes:
         title: The part's heading.
-        lead: Sentences that say what came of it.
-        tables: Numbers.
-        more_tables: By title, folded away on the page.
-        pictures: To look at, by a name for their files.
-        picture_tables: The numbers behind pictures, by the same names.
+        lead: Sentences that sum up the results.
+        tables: The main tables.
+        more_tables: Further tables with their titles, folded away on the page.
+        pictures: Pictures, by a name for their files.
+        picture_tables: The numbers behind the pictures, by the same names.
     """
 
     title: str
@@ -68,8 +68,8 @@ class RunSection(Section):
     """The part on one run.
 
     Attributes:
-        facts: What the run was: titles and texts.
-        commands: What each is for, and the command.
+        facts: What the run was, as pairs of a title and a text.
+        commands: Pairs of what a command makes and the command.
     """
 
     facts: tuple[tuple[str, str], ...] = ()
@@ -77,7 +77,7 @@ class RunSection(Section):
 
 
 def overview(runs: Sequence[RunData]) -> Section:
-    """Return what stands before the runs: where there are several, their comparison."""
+    """Return the part before the runs: their comparison if there are several."""
     if len(runs) == 1:
         return Section(title="Overview")
     return Section(
@@ -89,7 +89,7 @@ def overview(runs: Sequence[RunData]) -> Section:
 
 
 def run_section(run: RunData, runs: Sequence[RunData]) -> RunSection:
-    """Return the part on one run, with every picture that there are data for.
+    """Return the part on one run, with every picture for which there are data.
 
     Args:
         run: The run.
@@ -115,7 +115,7 @@ def run_section(run: RunData, runs: Sequence[RunData]) -> RunSection:
 
 
 def pictures_of(run: RunData, attachments: Attachments) -> dict[str, Picture]:
-    """Return all pictures that there are data for, by the name of a file."""
+    """Return every picture for which there are data, by a name for its file."""
     pictures = {"run": run_picture(run.records)}
     kinds = collections.Counter(numbers.kind for numbers in run.numbers)
     for name, numbers in numbers_by_name(run).items():
@@ -138,10 +138,10 @@ def pictures_of(run: RunData, attachments: Attachments) -> dict[str, Picture]:
 
 
 def numbers_by_name(run: RunData) -> dict[str, Numbers]:
-    """Return a run's measurements by names that no two of its pictures share.
+    """Return a run's measurements, each under a name that none of its other pictures has.
 
-    The name is the file's below the run. Where another picture has that name already, the kind or a
-    number follows; capitals make no difference, as on many disks.
+    The name is the file's path within the run. If another picture already has it, the kind or a
+    number is appended; capitals make no difference, as on many file systems.
     """
     named: dict[str, Numbers] = {}
     taken = {name.casefold() for name in BUILT_IN}
@@ -156,7 +156,7 @@ def numbers_by_name(run: RunData) -> dict[str, Numbers]:
 
 
 def commands_of(run: RunData, attachments: Attachments) -> list[tuple[str, str]]:
-    """Return how the run and each of its numbers were made; a command stands once."""
+    """Return the commands that made the run and its numbers, each once."""
     made: list[tuple[str | None, str]] = [
         (run.description.get("command"), "the run, its start and captures"),
         *((score.record.command, score.name) for score in run.scores()),

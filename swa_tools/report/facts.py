@@ -1,4 +1,4 @@
-"""What a run was, in a few words."""
+"""The facts of a run, in a few words."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def describe_schedule(run: RunData) -> str:
 
 
 def describe_epochs(run: RunData) -> str:
-    """Return how long a run was, with the runs that it continues: `64 (44 + 20)`."""
+    """Return the length of a run and of the runs that it continues, in epochs: `64 (44 + 20)`."""
     before, own = run.epochs_before, run.n_epochs
     if own is None:
         return ""
@@ -33,7 +33,7 @@ def describe_epochs(run: RunData) -> str:
 
 
 def facts(run: RunData) -> list[tuple[str, str]]:
-    """Return what a run was, as pairs of a title and a text; only what is known."""
+    """Return the known facts of a run, as pairs of a title and a text."""
     options, plan, hardware = run.options, run.plan, _part(run, "hardware")
     versions = _part(run, "versions")
     optimizer = [options.get("optimizer"), _named("momentum", options), _named("nesterov", options)]

@@ -1,4 +1,4 @@
-"""Which runs belong together: those that differ in the seed alone, and a run and its controls."""
+"""Which runs belong together: those that differ only in the seed, and a run and its controls."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,17 +17,17 @@ NOT_THE_EXPERIMENT = frozenset(
 """Options that change how a run is computed, watched or stored, not what it is."""
 
 _DEFAULTS = {one.name: one.default for one in declared(FinetuneOptions)}
-"""What a run has whose `run.json` is from before an option."""
+"""What counts as set if a run's `run.json` is older than an option."""
 
 NOT_COMPARED = NOT_THE_EXPERIMENT | {"seed", "checkpoint", "from_run"}
-"""Where a run starts is compared by itself: the weights at a path may have changed since."""
+"""Where a run starts is compared separately: the weights at a path may have changed since."""
 
 
 def replicates(runs: Sequence[RunData]) -> list[list[RunData]]:
-    """Group runs that differ in nothing but the seed, in the order of their first.
+    """Group runs that differ only in the seed; order the groups by their first runs.
 
-    They start from the same weights, or from weights that the seed made: random ones, or the ends
-    of runs that in turn differ in nothing but the seed.
+    Runs of a group start from the same weights, or from weights that depend on the seed: random
+    ones, or the ends of runs that again differ only in the seed.
     """
     groups: list[list[RunData]] = []
     for run in runs:
@@ -44,10 +44,10 @@ def replicates(runs: Sequence[RunData]) -> list[list[RunData]]:
 
 
 def controls_of(run: RunData, runs: Iterable[RunData]) -> list[RunData]:
-    """Return the runs that one is compared with.
+    """Return the runs that a run is compared with.
 
-    They start from the same weights, take as many epochs, and save one checkpoint at their end. If
-    a run continues another, the epochs of both count.
+    They start from the same weights, take the same number of epochs, and save one checkpoint at
+    their end. If a run continues another, the epochs of both count.
     """
     if run.n_captures < 2:
         return []
@@ -62,7 +62,7 @@ def _is_as_long(other: RunData, run: RunData) -> bool:
 
 
 def _same_experiment(one: RunData | Earlier, other: RunData | Earlier) -> bool:
-    # Runs whose options are not known cannot be compared.
+    # Runs whose options are unknown cannot be compared.
     return (
         bool(one.options)
         and _compared(one.options) == _compared(other.options)

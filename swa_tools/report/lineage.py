@@ -13,13 +13,13 @@ from swa_tools.run_files import START
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Earlier:
-    """The run whose end another one started from (`finetune --from`).
+    """The run from whose end another run started (`finetune --from`).
 
     Attributes:
-        n_epochs: Its own length up to that end; None if it is not known.
-        start_digest: Digest of the weights that it started from; None if it is not known.
-        options: Its options of `finetune`; empty if they are not known.
-        earlier: The run that it continued in turn; None if it continued none.
+        n_epochs: Its own length up to that end, in epochs; None if unknown.
+        start_digest: Digest of the weights that it started from; None if unknown.
+        options: Its options of `finetune`; empty if unknown.
+        earlier: The run that it continued itself; None if it continued none.
     """
 
     n_epochs: float | None = None
@@ -29,7 +29,7 @@ class Earlier:
 
     @property
     def epochs_in_all(self) -> float | None:
-        """Its length with that of all runs before it; None where one is not known."""
+        """Its length plus that of all runs before it, in epochs; None if any is unknown."""
         before = 0.0 if self.earlier is None else self.earlier.epochs_in_all
         return None if before is None or self.n_epochs is None else before + self.n_epochs
 
@@ -40,7 +40,7 @@ class Earlier:
 
 
 def start_digest(records: Iterable[Record]) -> str | None:
-    """Return the digest of the weights that a run started from, as its records have it."""
+    """Return the digest of the weights that a run started from, from its records."""
     digests = (record.digest for record in records if record.checkpoint == START)
     return next((digest for digest in digests if digest is not None), None)
 
@@ -53,17 +53,18 @@ def earlier_of(
     others: Sequence[Path] = (),
     seen: frozenset[Path] = frozenset(),
 ) -> Earlier | None:
-    """Return the run that another one continues; None if it continues none.
+    """Return the run that another run continues; None if it continues none.
 
-    `run.json` describes it under `earlier`. If it does not, the earlier run's folder is looked for
-    where it was and beside the later one; it counts if its end is the later one's start.
+    `run.json` describes the earlier run under `earlier`. If it does not, the earlier run's folder
+    is looked for where it was and next to the later one; it counts if its end is the later one's
+    start.
 
     Args:
         folder: The later run's folder.
         description: Its `run.json`.
-        start: Digest of the weights that it starts from; None if it is not known.
+        start: Digest of the weights that it starts from; None if unknown.
         others: Further folders that may be the earlier run.
-        seen: Folders that need no second look.
+        seen: Folders that were looked at already.
     """
     from_run = options_in(description).get("from_run")
     if not isinstance(from_run, str) or not from_run:
@@ -91,7 +92,7 @@ def _parse(document: dict[str, Any]) -> Earlier:
 
 
 def _read(folder: Path, *, end: str | None, seen: frozenset[Path]) -> Earlier | None:
-    """Read the run in a folder, if there is one and it ended with certain weights."""
+    """Read the run in a folder, if there is one and it ended with the given weights."""
     try:
         description = RunDirectory(folder).read_description()
         records = RunDirectory(folder).read_metrics()

@@ -25,7 +25,7 @@ def _table(
 
 
 def plane_table(numbers: Numbers) -> Table:
-    """Return where the checkpoints lie on a plane and what they score."""
+    """Return where the checkpoints lie on a plane, and their scores."""
     arrays, description = numbers.arrays, numbers.description
     own = zip(
         description["checkpoints"],
@@ -48,7 +48,7 @@ def plane_table(numbers: Numbers) -> Table:
 
 
 def ray_table(numbers: Numbers) -> Table:
-    """Return the width of each checkpoint along its rays, and who is wider on the same rays."""
+    """Return the width of each checkpoint along its rays, and which is wider on the same rays."""
     description, rows = numbers.description, []
     n_rays, checkpoints = description["n_rays"], description["checkpoints"]
     for number, one in enumerate(checkpoints):
@@ -69,8 +69,8 @@ def ray_table(numbers: Numbers) -> Table:
     return _table(
         columns,
         rows,
-        f"Distance at which the test error has grown, mean over {n_rays} rays with its interval;"
-        f" differences are taken ray by ray. {_images(numbers)}",
+        f"Distance at which the test error has grown by so many points: mean over {n_rays} rays"
+        f" with its interval; differences are taken ray by ray. {_images(numbers)}",
     )
 
 
@@ -100,11 +100,11 @@ def segment_table(numbers: Numbers) -> Table:
 
 
 def _minimum(position: float, *, ends: tuple[float, float]) -> str:
-    """Return where the lowest value was measured, and whether a lower one may lie beyond."""
+    """Return where the lowest value was measured, and whether a lower value may lie beyond."""
     text = f"{position:.4g}"
     if not any(math.isclose(position, end, rel_tol=1e-9) for end in ends):
         return text
-    return f"{text}, the end of the measured range: it may lie beyond"
+    return f"{text}, the end of the measured range: the minimum may lie beyond"
 
 
 def trajectory_table(numbers: Numbers) -> Table:
@@ -131,11 +131,11 @@ EXPECTED = {
     "measured": "measured",
     "independent": "independent samples",
     "random_walk": "random walk",
-    "straight": "straight on",
+    "straight": "straight line",
 }
 
 EXPLORATION = {
-    "neighbour_distance": "squared distance of neighbours / 2 trΣ",
+    "neighbour_distance": "squared distance between neighbours / 2 trΣ",
     "deviation_cosine": "cosine of neighbours' deviations",
     "step_cosine": "cosine of successive steps",
 }
@@ -143,13 +143,14 @@ EXPLORATION = {
 
 SQUARES = {
     "squared_to_mean": "squared distance to the mean; expected (1 − 1/n)·trΣ",
-    "squared_step": "squared distance of neighbours; expected 2·trΣ",
+    "squared_step": "squared distance between neighbours; expected 2·trΣ",
 }
-"""In the units of the parameters; the first holds for any points, by how trΣ is estimated."""
+"""In the units of the parameters; the first holds for any points because of how trΣ is estimated.
+"""
 
 
 def exploration_table(numbers: Numbers) -> Table:
-    """Return measured against expected: does the run explore, or is it still descending?"""
+    """Return measured and expected values: does the run explore, or is it still descending?"""
     found = numbers.description["exploration"]
     rows = [
         [title, *(_number(found[name][key], digits=3) for key in EXPECTED)]
@@ -167,7 +168,7 @@ def exploration_table(numbers: Numbers) -> Table:
 
 
 def verdict(found: Mapping[str, float | None]) -> str:
-    """Say what the squared distance between neighbours tells, in one line."""
+    """Say in one line what the squared distance between neighbours means."""
     measured = found["measured"]
     if measured is None:
         return "The captures are all the same."
@@ -175,8 +176,8 @@ def verdict(found: Mapping[str, float | None]) -> str:
     if measured >= (1 + walk) / 2:
         return "Exploring: neighbours are nearly as far apart as any two captures."
     if measured > (walk + straight) / 2:
-        return "Drifting: captures move on as a random walk does; each stays near the one before."
-    return "Still descending: captures move on in one direction; average fewer of the last."
+        return "Drifting: captures move like a random walk; each stays near the one before."
+    return "Still descending: captures move in one direction; average only the last few."
 
 
 TABLES: Mapping[str, tuple[Callable[[Numbers], Table], ...]] = {
@@ -185,7 +186,7 @@ TABLES: Mapping[str, tuple[Callable[[Numbers], Table], ...]] = {
     "segment": (segment_table,),
     "trajectory": (trajectory_table, exploration_table),
 }
-"""What tabulates each kind of numbers."""
+"""The functions that tabulate each kind of measurement."""
 
 
 def tables_of(numbers: Numbers) -> list[Table]:

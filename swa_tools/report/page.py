@@ -1,6 +1,6 @@
-"""One HTML page about runs: no network, no script, works from a file.
+"""One HTML page about runs, which needs no network and no script and opens from a file.
 
-What it looks like stands in `templates/`: `page.html`, the macros of `sections.html`, `style.css`.
+Its looks are in `templates/`: `page.html`, the macros of `sections.html`, and `style.css`.
 """
 
 import base64

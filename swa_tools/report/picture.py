@@ -1,4 +1,4 @@
-"""A picture, drawn for the paper it is meant for: PNG, SVG or PDF, light or dark, any size."""
+"""A picture, drawn for where it will be seen: PNG, SVG or PDF, light or dark, any size."""
 
 import dataclasses
 import io
@@ -23,11 +23,11 @@ class Picture:
 
     Attributes:
         title: What it shows, in a few words.
-        message: What there is to see, in a sentence or two: the alternative text.
+        message: What there is to see, in a sentence or two: the caption and alternative text.
         size: Width and height in inches.
         draw: Draws it on an empty figure.
-        narrow_size: Width and height for a narrow screen, where panels go below one another; None
-            for the same as `size`.
+        narrow_size: Width and height in inches on a narrow screen, where panels go below one
+            another; None for the same as `size`.
     """
 
     title: str
@@ -48,8 +48,8 @@ class Picture:
 
         Args:
             image_format: `png`, `svg` or `pdf`.
-            theme: The paper it is drawn for.
-            size: Width and height in inches instead of its own.
+            theme: Colours of the picture, on light or dark paper.
+            size: Width and height in inches; None for its own.
             dpi: Pixels per inch of a PNG.
 
         Raises:
@@ -64,7 +64,7 @@ class Picture:
         if not (width > 0 and height > 0 and dpi > 0 and n_pixels < 2e8):
             raise OutputError(
                 f"a picture of {width:g} × {height:g} inches with {dpi:g} dots per inch: expected"
-                " sizes above 0 and at most 200 million dots in all; give another --size or --dpi"
+                " sizes above 0 and at most 200 million dots in total; give another --size or --dpi"
             )
         import matplotlib as mpl
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -72,7 +72,7 @@ class Picture:
 
         colors = THEMES[theme]
         with mpl.rc_context(), warnings.catch_warnings():
-            # A size too small for its text is drawn all the same, as well as can be.
+            # A size too small for its text is drawn all the same, as well as possible.
             warnings.filterwarnings("ignore", message="constrained_layout not applied")
             mpl.rcdefaults()
             mpl.rcParams.update(matplotlib_settings(colors))
@@ -89,12 +89,13 @@ def picture_format(path: Path) -> str:
     """Return the format that a file's name asks for.
 
     Raises:
-        OutputError: It has no suffix, or one that pictures do not have.
+        OutputError: The name has no suffix, or not one of a picture.
     """
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
         expected = ", ".join(f".{name}" for name in FORMATS)
         raise OutputError(
-            f"{path}: what kind of picture is this? Expected a name ending in {expected}"
+            f"{path}: the name does not say which kind of picture to write; choose a name that ends"
+            f" in {expected}"
         )
     return suffix

@@ -1,4 +1,4 @@
-"""What a run directory holds: what the run was, its records, its measurements."""
+"""What a run directory holds: the run's description, its records, its measurements."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from swa_tools.run_directory import RunDirectory, options_in
 from swa_tools.run_files import START
 
 COMBINED = frozenset({"average", "soup", "ensemble"})
-"""Kinds whose newest score counts; for the others, the last in the run counts."""
+"""Kinds of which the newest score counts; of the others, the last in the run counts."""
 
 _SWEPT = re.compile(r"(first|last)-(\d+)(?:\.safetensors)?")
 """Names of the running averages that a sweep scores."""
@@ -28,7 +28,7 @@ class ScoreLine:
     """One line of a run's table.
 
     Attributes:
-        name: What people call what was scored.
+        name: What readers know the scored weights by.
         kind: `start`, `checkpoint`, `ema`, `average`, `soup`, `ensemble` or `control`.
         record: The score.
     """
@@ -44,9 +44,9 @@ class RunData:
 
     Attributes:
         path: Its folder.
-        name: What it is called on the page.
-        description: `run.json`, empty where there is none.
-        records: Those of training, then those of everything scored later.
+        name: The run's name on the page.
+        description: The contents of `run.json`; empty if there is none.
+        records: Records of training, then those of everything scored later.
         numbers: Measurements of the loss surface found in the folder.
         earlier: The run that it continues; None if it continues none.
         notices: A line for each thing that was found but left out.
@@ -62,40 +62,40 @@ class RunData:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of `finetune`; empty where they are not known."""
+        """The options of `finetune`; empty if unknown."""
         return options_in(self.description)
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What the run was going to do; empty where it is not known."""
+        """What the run planned to do; empty if unknown."""
         found = self.description.get("plan")
         return found if isinstance(found, dict) else {}
 
     @property
     def n_captures(self) -> int:
-        """Checkpoints that the run takes."""
+        """Number of checkpoints that the run takes."""
         return len(self.plan.get("captures", ()))
 
     @property
     def n_epochs(self) -> float | None:
-        """Length of the run; None where it is not known."""
+        """Length of the run in epochs; None if unknown."""
         found = self.plan.get("n_epochs")
         return float(found) if isinstance(found, int | float) else None
 
     @property
     def epochs_before(self) -> float | None:
-        """Length of what it continues; None where it is not known."""
+        """Length of what it continues, in epochs; None if unknown."""
         return 0.0 if self.earlier is None else self.earlier.epochs_in_all
 
     @property
     def epochs_in_all(self) -> float | None:
-        """Length with that of what it continues; None where it is not known."""
+        """Length plus that of what it continues, in epochs; None if unknown."""
         before, own = self.epochs_before, self.n_epochs
         return None if before is None or own is None else before + own
 
     @property
     def start_digest(self) -> str | None:
-        """Digest of the weights that it started from; None where it is not known."""
+        """Digest of the weights that it started from; None if unknown."""
         return start_digest(self.records)
 
     @property
@@ -110,16 +110,16 @@ class RunData:
             kind = kind_of(record)
             if record.top1 is None or kind is None or kind == "sweep":
                 continue
-            # One thing has one line, also where it was scored on its way and at the end again.
+            # Each thing has one line, even if it was scored during the run and again at the end.
             key = (kind, record.checkpoint, record.bn == "stale", record.split, record.n_samples)
             latest[key] = ScoreLine(name=score_name(record, kind), kind=kind, record=record)
         return sorted(latest.values(), key=_place)
 
     def last(self, kind: str) -> ScoreLine | None:
-        """Return the score of a kind that counts; None if there is none.
+        """Return the score that counts for a kind; None if there is none.
 
         For averages, soups and ensembles it is the newest, for the others the last in the run. Only
-        scores on validation images with BatchNorm in order count.
+        scores on validation images without stale BatchNorm count.
         """
         if kind in COMBINED:
             record = newest(self.records, kind)
@@ -133,16 +133,16 @@ class RunData:
 
 
 def counts(record: Record) -> bool:
-    """Tell whether a record is a score on validation images, BatchNorm in order."""
+    """Tell whether a record is a score on validation images without stale BatchNorm."""
     return record.top1 is not None and record.split != "train" and record.bn != "stale"
 
 
 def newest(records: Iterable[Record], kind: str) -> Record | None:
-    """Return the newest score of a kind on validation images, BatchNorm in order; None if none.
+    """Return the newest score of a kind that `counts`; None if there is none.
 
     Args:
-        records: In the order in which they were written.
-        kind: As `kind_of` says it.
+        records: Records in the order in which they were written.
+        kind: A kind that `kind_of` returns.
     """
     found = [record for record in records if kind_of(record) == kind and counts(record)]
     return found[-1] if found else None
@@ -155,21 +155,21 @@ def load_run(path: Path, *, name: str | None = None, others: Sequence[Path] = ()
 
     Args:
         path: The folder.
-        name: What it is called; the folder's name by default.
-        others: Folders among which may be the run that this one continues.
+        name: The run's name; the folder's name by default.
+        others: Folders that may be the run that this one continues.
 
     Raises:
-        SwaToolsError: It holds no records of a run, or a file is broken.
+        SwaToolsError: The folder holds no records of a run, or a file is broken.
     """
     if not path.is_dir():
-        raise SwaToolsError(f"{path}: no such run: expected a folder that finetune wrote")
+        raise SwaToolsError(f"{path}: no such run; expected a folder that finetune wrote")
     directory = RunDirectory(path)
-    # In this order: where one thing was scored twice, the later score counts.
+    # In this order: if one thing was scored twice, the later score counts.
     expected = (directory.metrics, directory.results)
     files = [file for file in expected if file.exists()]
     if not files:
         names = " or ".join(file.name for file in expected)
-        raise SwaToolsError(f"{path}: nothing to report: expected {names} in it")
+        raise SwaToolsError(f"{path}: nothing to report; expected {names} in this folder")
     description = directory.read_description()
     records = tuple(record for file in files for record in read_records(file))
     numbers, notices = _read_all_numbers(path)
@@ -196,15 +196,15 @@ def _read_all_numbers(folder: Path) -> tuple[list[Numbers], list[str]]:
 
 
 def load_runs(paths: Sequence[Path]) -> list[RunData]:
-    """Read run directories; those that share a name go by their paths.
+    """Read run directories; runs that share a name are named by their paths.
 
     Raises:
-        SwaToolsError: As `load_run`, or one is given twice.
+        SwaToolsError: As from `load_run`, or one is given twice.
     """
     real = [path.resolve() for path in paths]
     for number, path in enumerate(real):
         if path in real[:number]:
-            raise SwaToolsError(f"{paths[number]}: this run is named twice")
+            raise SwaToolsError(f"{paths[number]}: this run is given twice; name each run once")
     names = [path.name for path in real]
     if len(set(names)) < len(names):
         folder = os.path.commonpath(real) if len(real) > 1 else "/"
@@ -213,7 +213,10 @@ def load_runs(paths: Sequence[Path]) -> list[RunData]:
 
 
 def kind_of(record: Record) -> str | None:
-    """Return what a record scores; None for weights between two captures, and for no score."""
+    """Return the kind of what a record scores.
+
+    None for weights between two captures, and for a record without a score.
+    """
     if record.event != "evaluation":
         return None
     if record.checkpoint == START:
@@ -238,7 +241,7 @@ def windows_of(run: RunData) -> dict[str, list[tuple[int, float, int]]]:
 
 
 def score_name(record: Record, kind: str) -> str:
-    """Return what people call a score, such as `average swa (stale BatchNorm)`."""
+    """Return the name of a score for readers, such as `average swa (stale BatchNorm)`."""
     name = (record.checkpoint or kind).removesuffix(".safetensors")
     if kind in ("average", "soup", "ema") and name != kind:
         name = f"{kind} {name}"
@@ -257,7 +260,7 @@ _ORDER = ("start", "control", "checkpoint", "ema", "average", "soup", "ensemble"
 
 
 def _place(score: ScoreLine) -> tuple[Any, ...]:
-    """Return what lines are sorted by: kind, then training images last, then the natural order."""
+    """Return the sort key of a line: training images last, then by kind, stale first, then name."""
     kind = _ORDER.index(score.kind) if score.kind in _ORDER else len(_ORDER)
     record = score.record
     parts = _NATURAL.split(score.name)

@@ -1,8 +1,8 @@
 """One look for all pictures: colours, line styles and markers that mean the same everywhere.
 
-Blue and orange are near Okabe and Ito's; the others are chosen so that any two differ in lightness
-or hue for people with any colour vision. Every series also has a marker or a line style of its own,
-so the pictures can be read in black and white.
+Blue and orange are close to Okabe and Ito's; the others are chosen so that any two differ in
+lightness or hue for people with any colour vision. Every series also has its own marker or line
+style, so the pictures can be read in black and white.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ class Theme:
     """Colours for one kind of paper.
 
     Attributes:
-        paper: Behind everything.
+        paper: The background.
         ink: Text, axes and marks.
         muted: What stays in the background: secondary text, guide lines.
         grid: Grid lines.
@@ -96,7 +96,7 @@ RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """For several runs in one picture; colours, lines and markers repeat after different numbers."""
 
 NARROW_INCHES = 5.0
-"""Narrower figures have one column."""
+"""Figures narrower than this have one column."""
 
 MARKERS = {
     "start": "s",
@@ -156,7 +156,7 @@ def matplotlib_settings(theme: Theme) -> Any:
 
 
 def marker_style(kind: str, theme: Theme, *, hollow: bool = False) -> dict[str, Any]:
-    """Return the arguments of `Axes.plot` for the marker of a kind; the edge sets it off."""
+    """Return the arguments of `Axes.plot` for the marker of a kind, set off by its edge."""
     color = theme.of_kind(kind)
     return {
         "marker": MARKERS[kind],
@@ -169,7 +169,7 @@ def marker_style(kind: str, theme: Theme, *, hollow: bool = False) -> dict[str, 
 
 
 def series_style(number: int, theme: Theme) -> dict[str, Any]:
-    """Return the look of a series that is neither the average nor conventional training as such."""
+    """Return the look of a series that is neither the average nor conventional training."""
     return {
         "color": theme.others[number % len(theme.others)],
         "linestyle": RUN_LINES[number % len(RUN_LINES)],
@@ -178,11 +178,11 @@ def series_style(number: int, theme: Theme) -> dict[str, Any]:
 
 
 def panels(figure: "Figure", n: int, **arguments: Any) -> "list[Axes]":
-    """Return axes side by side, or below one another where the figure is narrow.
+    """Return axes side by side, or below one another if the figure is narrow.
 
     Args:
         figure: An empty figure.
-        n: How many axes.
+        n: Number of axes.
         arguments: Passed on to `Figure.subplots`.
     """
     shape = (1, n) if figure.get_figwidth() >= NARROW_INCHES else (n, 1)
@@ -196,7 +196,7 @@ def figure_legend(figure: "Figure", axes: "Axes", *, entry_inches: float = 1.6) 
     Args:
         figure: The figure.
         axes: Where the entries come from.
-        entry_inches: Width of an entry; decides how many stand in a row.
+        entry_inches: Width of an entry in inches; decides how many go in a row.
     """
     handles, labels = axes.get_legend_handles_labels()
     if handles:

@@ -1,4 +1,4 @@
-"""The tables of a report, for a terminal and for the page alike."""
+"""The tables of a report, for both the terminal and the page."""
 
 import dataclasses
 import math
@@ -19,9 +19,9 @@ class Table:
     """Columns and rows of text.
 
     Attributes:
-        columns: Titles; the first column names the rows.
-        rows: Cells, empty where there is nothing to say.
-        kinds: What each row is about, for its looks.
+        columns: Titles of the columns; the first column names the rows.
+        rows: Cells; empty if there is nothing to say.
+        kinds: What each row is about, which decides its looks.
         caption: What all cells have in common.
         text_columns: Columns, other than the first, that hold words instead of numbers.
     """
@@ -39,7 +39,7 @@ def score_table(run: RunData, runs: Sequence[RunData] = (), *, whole: bool = Fal
     Args:
         run: The run.
         runs: All runs of the report.
-        whole: Whether all captures are shown, however many there are.
+        whole: Whether to show all captures, however many there are.
     """
     scores = run.scores()
     for control in controls_of(run, runs):
@@ -56,7 +56,7 @@ def score_table(run: RunData, runs: Sequence[RunData] = (), *, whole: bool = Fal
         kinds=tuple(score.kind for score in scores),
         caption="Top-1 with the 95 % interval of each score"
         + ("" if len(sizes) != 1 else f", on {sizes.pop():,} images")
-        + "; to tell models on the same images apart, use the paired test of evaluate.",
+        + "; to compare models on the same images, use the paired test of evaluate.",
     )
 
 
@@ -69,7 +69,7 @@ def provenance_table(run: RunData) -> Table:
             (score.name, score.record.bn or "", score.record.digest or "") for score in scores
         ),
         kinds=tuple(score.kind for score in scores),
-        caption="Files with the same digest hold the same tensors (swa-tools inspect --digest).",
+        caption="Files with the same digest have the same tensors (swa-tools inspect --digest).",
         text_columns=frozenset({"BatchNorm", "digest of the tensors"}),
     )
 
@@ -112,9 +112,9 @@ def _shortened(scores: Sequence[ScoreLine]) -> list[ScoreLine]:
 
 
 def comparison_table(runs: Sequence[RunData]) -> Table:
-    """Return several runs side by side; runs that differ in the seed alone share a line.
+    """Return several runs side by side; runs that differ only in the seed share a line.
 
-    Such a line holds mean ± standard deviation over the runs (Tables 1 and 2 of the paper).
+    Such a line shows mean ± standard deviation over the runs (Tables 1 and 2 of the paper).
     """
     kinds = [k for k in COMPARED if any(run.last(k) is not None for run in runs)]
     rows = []
@@ -123,7 +123,7 @@ def comparison_table(runs: Sequence[RunData]) -> Table:
         rows.append(
             (group_name(group), *scores, describe_epochs(group[0]), describe_schedule(group[0]))
         )
-    caption = "Top-1 in percent; over several seeds mean ± standard deviation."
+    caption = "Top-1 in percent; mean ± standard deviation if there are several seeds."
     if any(run.earlier is not None for run in runs):
         caption += " Epochs include those of the run that was continued (finetune --from)."
     return Table(
@@ -143,16 +143,16 @@ COMPARED = {
     "soup": "soup",
     "ensemble": "ensemble",
 }
-"""Columns of the comparison by kind; what a narrow screen shows without scrolling comes first."""
+"""Columns of the comparison by kind; the first ones show on a narrow screen without scrolling."""
 
 
 def group_name(group: Sequence[RunData]) -> str:
-    """Return what runs that differ in the seed alone are called."""
+    """Return a name for runs that differ only in the seed."""
     return group[0].name if len(group) == 1 else f"{group[0].name} ({len(group)} seeds)"
 
 
 def last_top1s(runs: Sequence[RunData], kind: str) -> dict[str, float]:
-    """Return the top-1 of each run that has a score of a kind that counts, by the run's name."""
+    """Return the top-1 that counts for a kind, by the name of each run that has one."""
     found = {run.name: run.last(kind) for run in runs}
     return {
         name: score.record.top1
@@ -162,7 +162,7 @@ def last_top1s(runs: Sequence[RunData], kind: str) -> dict[str, float]:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Return text such as `67.30 ± 0.21`, or one value alone, or nothing if there are no values."""
+    """Return text such as `67.30 ± 0.21`, a single value as it is, or nothing without values."""
     if not values:
         return ""
     if len(values) == 1:
@@ -171,12 +171,12 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def summary(run: RunData, runs: Sequence[RunData] = ()) -> str:
-    """Say in a sentence or two how a run came out, for better or worse."""
+    """Say in a sentence or two how a run ended, for better or worse."""
     average, last = run.last("average"), run.last("checkpoint")
     if average is None:
         if last is None:
             return "Nothing was scored yet."
-        return f"The last checkpoint, {last.name}, has a top-1 of {_number(last.record.top1)} %."
+        return f"The last capture, {last.name}, has a top-1 of {_number(last.record.top1)} %."
     names = {r.checkpoint for r in run.records if kind_of(r) == "average" and counts(r)}
     of_several = f" (the newest of {len(names)})" if len(names) > 1 else ""
     text = f"The {average.name}{of_several} has a top-1 of {_number(average.record.top1)} %"
@@ -185,7 +185,7 @@ def summary(run: RunData, runs: Sequence[RunData] = ()) -> str:
 
 
 def comparison_summary(runs: Sequence[RunData]) -> str:
-    """Say in a sentence what the averages of several runs reached, or else the last captures."""
+    """Say in a sentence what the averages of several runs reached (else their last captures)."""
     kind = "average" if any(run.last("average") is not None for run in runs) else "checkpoint"
     groups = [group for group in replicates(runs) if last_top1s(group, kind)]
     if not groups:
@@ -201,7 +201,7 @@ def comparison_summary(runs: Sequence[RunData]) -> str:
         means = [statistics.mean(last_top1s(group, kind).values()) for group in groups]
         best = groups[means.index(max(means))]
         text = f"The {what} of {len(groups)} kinds of run have a top-1 of {min(means):.2f} to"
-        text += f" {max(means):.2f} %, the highest that of {group_name(best)}"
+        text += f" {max(means):.2f} %, highest for {group_name(best)}"
     parts = []
     compared = _compared(of_all, runs) if kind == "average" else {}
     for reference, differences in compared.items():
@@ -211,7 +211,7 @@ def comparison_summary(runs: Sequence[RunData]) -> str:
 
 
 def _compared(averaged: Sequence[RunData], runs: Sequence[RunData]) -> dict[str, list[float]]:
-    """Return how many points averages lie above each thing they are compared with, by its name."""
+    """Return how many points averages lie above each of their references, by its name."""
     found: dict[str, list[float]] = {}
     for run in averaged:
         top1 = last_top1s([run], "average")[run.name]

@@ -1,4 +1,4 @@
-"""What to average, found out by scoring: averages made ready for use, soups, sweeps."""
+"""Find out what to average by scoring: averages ready for use, soups, sweeps."""
 
 from swa_tools.selection.scored_average import ScoredAverage, average_and_score
 from swa_tools.selection.setting import Setting

@@ -14,16 +14,16 @@ from swa_tools.selection.setting import Setting
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredAverage:
-    """An average that was made ready for use.
+    """An average that is ready for use.
 
     Attributes:
-        average: What was averaged; None on the ranks that did not do it.
+        average: What was averaged; None on all ranks but the one that averaged.
         recomputation: What the recompute of BatchNorm did.
-        scores: The scores of the output, and beside it of what it is compared with; None without
+        scores: The scores of the output and of everything it is compared with; None without
             validation images.
-        stale: What `scores` calls the average with averaged statistics; None where these were not
+        stale: The name in `scores` of the average with averaged statistics; None if it was not
             scored.
-        reference: What `scores` calls the checkpoint that the average is compared with; None
+        reference: The name in `scores` of the checkpoint that the average is compared with; None
             without one.
     """
 
@@ -38,24 +38,24 @@ class ScoredAverage:
         """The output and its score.
 
         Raises:
-            ValueError: It was not scored.
+            ValueError: The output was not scored.
         """
         if self.scores is None:
             raise ValueError("without validation images there is no score")
         return self.scores.checkpoints[0]
 
     def score_of(self, name: str) -> Score:
-        """Return the score of what `scores` calls by that name."""
+        """Return the score under that name in `scores`."""
         if self.scores is None:
             raise ValueError("without validation images there is no score")
         return self.scores.evaluation.scores[name]
 
     def is_worse_than(self, name: str | None, *, level: float = 0.05) -> bool:
-        """Tell whether fewer images are right than with another, in McNemar's paired test.
+        """Tell whether the output is significantly worse than another, by McNemar's paired test.
 
         Args:
-            name: The other, as `scores` calls it; None for nothing to compare with.
-            level: Largest p-value.
+            name: The other's name in `scores`; None if there is nothing to compare with.
+            level: The largest p-value that counts as significant.
         """
         if self.scores is None or name is None:
             return False
@@ -75,12 +75,12 @@ def average_and_score(
 ) -> ScoredAverage:
     """Average checkpoints, recompute the average's BatchNorm statistics, and score it.
 
-    In the same pass over the images the average is scored with its averaged statistics, so that
-    nobody has to trust the recompute. The output appears when its statistics fit its weights.
+    In the same pass over the images the average is also scored with its averaged statistics, so
+    that nobody has to trust the recompute. The output appears once its statistics fit its weights.
 
     Args:
         paths: The checkpoints.
-        output: Safetensors file to write.
+        output: The safetensors file to write.
         average: How the checkpoints are averaged.
         setting: What the average is made ready with.
         val: Images to score on; None to score nothing.
@@ -88,7 +88,8 @@ def average_and_score(
             evaluation names an entry.
 
     Raises:
-        SwaToolsError: As the three stages do; nothing is written unless two of them are done.
+        SwaToolsError: As from each of the three stages; nothing is written before the second one
+            is done.
     """
     check_output(output, force=average.force)
     evaluation = setting.evaluation
@@ -98,7 +99,7 @@ def average_and_score(
         if val is None:
             return ScoredAverage(average=result, recomputation=recomputation, scores=None)
         others = [stale] if recomputation.bn.state == "updated" else []
-        # A file of ours has no entries, and all files of a pass are read alike.
+        # Our own files have no entries, and all files of a pass are read with the same options.
         if reference is not None and evaluation.entry is None:
             others.append(reference)
         scores = evaluate_checkpoints(

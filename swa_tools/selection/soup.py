@@ -1,7 +1,7 @@
 """Greedy soup (Wortsman et al. 2022, arXiv:2203.05482, recipe 1).
 
-Checkpoints are ranked by their own top-1 on held-out images. From the best on, each is added to
-the average if the average's top-1 on these images does not fall; otherwise it is left out.
+Checkpoints are ranked by their own top-1 on held-out images. In that order, each is added to the
+average if the average's top-1 on these images does not fall; otherwise it is left out.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from swa_tools.selection.trial import Trial, open_trial
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SoupStep:
-    """What became of one candidate.
+    """What happened to one candidate.
 
     Attributes:
-        path: Its file.
-        alone: Its own score.
-        together: The score of the soup so far plus this candidate, BatchNorm recomputed.
-        is_taken: Whether it is in the soup.
+        path: The candidate's file.
+        alone: The candidate's own score.
+        together: The score of the soup so far with this candidate added, BatchNorm recomputed.
+        is_taken: Whether the candidate is in the soup.
     """
 
     path: Path
@@ -37,10 +37,10 @@ class SoupStep:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GreedySoup:
-    """What became of a soup.
+    """How a soup was chosen.
 
     Attributes:
-        steps: The candidates from the best on; the first is always taken.
+        steps: The candidates, best first; the first is always taken.
         recomputation: What the recompute of BatchNorm did to the soup that was written.
     """
 
@@ -64,20 +64,20 @@ def greedy_soup(
 ) -> GreedySoup:
     """Choose the checkpoints of a soup, average them and recompute BatchNorm.
 
-    In memory are one candidate and the sum of those taken, whatever their number. Files with the
-    same tensors count once; of equal candidates the earlier goes first. Rank 0 writes.
+    Memory holds one candidate and the sum of those taken, however many there are. Files with the
+    same tensors count once; of candidates with equal scores the earlier goes first. Rank 0 writes.
 
     Args:
         paths: The candidates.
-        output: Safetensors file to write.
+        output: The safetensors file to write.
         held_out: Images to choose by, their classes not mapped yet.
         setting: What the output is made ready with; its images are others.
-        trial_samples: Images that the statistics of a soup on trial are measured on, at most.
+        trial_samples: The most images that the statistics of a soup on trial are measured on.
         force: Whether an existing output may be replaced.
 
     Raises:
-        SwaToolsError: As `evaluate_checkpoints`, `average_checkpoints` and `update_checkpoint`;
-            nothing is written.
+        SwaToolsError: As from `evaluate_checkpoints`, `average_checkpoints` and
+            `update_checkpoint`; nothing is written then.
     """
     check_output(output, force=force)
     n_samples = min(trial_samples, setting.bn.n_samples or trial_samples)

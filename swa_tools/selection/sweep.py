@@ -1,6 +1,7 @@
 """Score the averages of the first n and of the last n checkpoints, for every n.
 
-The table behind "5 epochs" and "10 epochs" (Table 2 of the paper) and the curve of Figure 6.
+This gives the numbers behind "5 epochs" and "10 epochs" in Table 2 of the paper, and the curve of
+Figure 6.
 """
 
 import dataclasses
@@ -27,8 +28,8 @@ class SweepPoint:
     """One average and its score.
 
     Attributes:
-        end: Whether it is of the first or of the last checkpoints.
-        sources: Which ones.
+        end: Whether the first or the last checkpoints were averaged.
+        sources: The checkpoints that were averaged.
         bn: State of its BatchNorm statistics: `updated`, or `none` without BatchNorm.
         score: The average's score.
     """
@@ -40,7 +41,7 @@ class SweepPoint:
 
     @property
     def n(self) -> int:
-        """How many checkpoints it is the average of."""
+        """Number of checkpoints in the average."""
         return len(self.sources)
 
     @property
@@ -52,7 +53,7 @@ class SweepPoint:
 def sweep(paths: Sequence[Path], images: ImageSet, setting: Setting) -> list[SweepPoint]:
     """Score the averages of the first 1, 2, …, N checkpoints and of the last 1, 2, …, N.
 
-    Nothing is written. Every checkpoint is read once for either end, and `evaluation.at_once`
+    Nothing is written. Every checkpoint is read once for each end, and `evaluation.at_once`
     averages share a pass over the images.
 
     Args:
@@ -61,10 +62,10 @@ def sweep(paths: Sequence[Path], images: ImageSet, setting: Setting) -> list[Swe
         setting: What the averages are made ready with.
 
     Returns:
-        The points of the first n, then those of the last n; the average of all is in both.
+        The averages of the first n, then those of the last n; the average of all is in both.
 
     Raises:
-        SwaToolsError: As `average_checkpoints`, `recompute` and `evaluate`.
+        SwaToolsError: As from `average_checkpoints`, `recompute` and `evaluate`.
     """
     trial = open_trial(paths[0], images, setting)
     evaluation, listener = setting.evaluation, setting.listener

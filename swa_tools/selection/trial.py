@@ -23,9 +23,9 @@ class Trial:
 
     Attributes:
         built: The model, on the device of the context.
-        images: What is scored, their targets outputs of the model.
+        images: The images to score on, with the model's outputs as targets.
         setting: What the weights are made ready with.
-        conditions: What their statistics are measured on.
+        conditions: View, batch size and seed that their statistics are measured with.
     """
 
     built: BuiltModel
@@ -55,14 +55,14 @@ class Trial:
     ) -> dict[str, Score]:
         """Recompute BatchNorm for each set of weights and score it.
 
-        Every image is decoded once for all of them; as many models are in memory.
+        Every image is decoded once for all sets of weights; each set has its own model in memory.
 
         Args:
             state_dicts: Weights by name.
             advance: Called with the number of images after each batch of either pass.
 
         Raises:
-            SwaToolsError: As `recompute` and `evaluate`.
+            SwaToolsError: As from `recompute` and `evaluate`.
         """
         modules: dict[str, nn.Module] = {}
         for name, state_dict in state_dicts.items():
@@ -87,15 +87,15 @@ class Trial:
 
 
 def open_trial(path: Path, images: ImageSet, setting: Setting) -> Trial:
-    """Build the model of a checkpoint for trials of its kind.
+    """Build a checkpoint's model, for trials of weights of the same model.
 
     Args:
         path: One of the checkpoints; it says which model they belong to, or the evaluation does.
-        images: What is scored, their classes not mapped yet.
+        images: The images to score on, their classes not mapped yet.
         setting: What the weights are made ready with.
 
     Raises:
-        SwaToolsError: As `load_checkpoint` and `map_to_outputs`.
+        SwaToolsError: As from `load_checkpoint` and `map_to_outputs`.
     """
     built, metadata = load_checkpoint(path, setting.evaluation)
     return Trial(

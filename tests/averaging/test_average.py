@@ -197,26 +197,24 @@ class TestOutput:
         assert output.read_bytes() == b"earlier"
         assert os.listdir(output.parent) == ["out.safetensors"]
 
-    def test_a_mapped_file_that_shrinks_meanwhile_never_becomes_an_output(self, tmp_path):
-        """Every read looks first: to read what a mapped file has lost is to be killed."""
+    def test_a_file_that_shrinks_meanwhile_never_becomes_an_output(self, tmp_path):
         paths = [tmp_path / f"{k}.pth" for k in range(2)]
         for k, path in enumerate(paths):
             torch.save({"w": torch.full((300_000,), float(k))}, path)
         options = AverageOptions(n_threads=1, advance=lambda _: os.truncate(paths[1], 1000))
-        with pytest.raises(CheckpointError, match="1.pth: it changed while it was read"):
+        with pytest.raises(CheckpointError, match="1.pth: it became shorter while it was read"):
             average_checkpoints(paths, tmp_path / "out.safetensors", options=options)
         assert sorted(tmp_path.iterdir()) == paths
 
-    def test_a_pickle_with_code_is_refused_and_not_run(self, tmp_path):
+    def test_code_in_a_pickle_is_left_behind_and_not_run(self, tmp_path):
         class Payload:
             def __reduce__(self):
                 return os.mkdir, (str(tmp_path / "it-ran"),)
 
         bad = tmp_path / "bad.pth"
         torch.save({"state_dict": {"w": torch.ones(3)}, "x": Payload()}, bad)
-        with pytest.raises(CheckpointError, match="bad.pth: refused: it holds a Python object"):
-            average_checkpoints([bad], tmp_path / "out.safetensors")
-        assert list(tmp_path.iterdir()) == [bad]
+        average_checkpoints([bad], tmp_path / "out.safetensors")
+        assert sorted(tmp_path.iterdir()) == [bad, tmp_path / "out.safetensors"]
 
     def test_every_input_is_closed(self, checkpoints, states, tmp_path):
         n_open = len(os.listdir("/dev/fd"))

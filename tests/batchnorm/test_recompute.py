@@ -134,7 +134,7 @@ def test_a_model_without_batchnorm_has_no_state(built, images):
     )
     assert result.bn == BnInfo(state="none")
     assert result.reports[0].notices() == [
-        "no BatchNorm statistics to recompute: no pass over the images"
+        "there are no BatchNorm statistics to recompute: the images were not read"
     ]
 
 
@@ -143,7 +143,7 @@ def test_notices_name_what_was_left_alone():
     report = update_bn(nn.Sequential(nn.BatchNorm2d(3), *layers), [torch.randn(4, 3, 2, 2)])
     assert report.notices() == [
         "1 frozen BatchNorm layers were left as they are",
-        "1 layers keep statistics but are no BatchNorm and were left as they are: 2",
+        "1 layers keep statistics but are not BatchNorm and were left as they are: 2",
     ]
 
 

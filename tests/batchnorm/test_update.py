@@ -352,7 +352,7 @@ def test_everything_is_restored_after_an_exception(error):
     [
         ([], "no images"),
         ([torch.full((4, 3, 8, 8), torch.nan)], "layer 1: its new running_mean is not finite"),
-        ([torch.zeros(1, 3, 8, 8)], "layer 8: a batch of 1 gives it one value per channel"),
+        ([torch.zeros(1, 3, 8, 8)], "layer 8: a batch of 1 gives one value per channel"),
     ],
     ids=["no batches", "NaN", "one value"],
 )

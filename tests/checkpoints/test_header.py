@@ -121,7 +121,7 @@ def test_what_the_library_reads_is_read(header):
     [
         (b"", "does not begin with '{'"),
         (b"[]", "does not begin with '{'"),
-        (b' {"w": 1}', "does not begin with '{'"),
+        (b' "w": 1}', "does not begin with '{'"),
         (b"{", "not valid JSON"),
         (b"{'w': 1}", "not valid JSON"),
         (b'{"w": 1} x', "not valid JSON"),

@@ -17,7 +17,7 @@ ORDERS = [
 
 @pytest.mark.parametrize("prefix", ORDERS)
 def test_prefixes_are_removed_in_any_order_where_every_name_has_them(prefix):
-    names, removed, notes = plain_names([prefix + name for name in NAMES], lightning=True)
+    names, removed, notes = plain_names([prefix + name for name in NAMES], prefix="model.")
     assert names == {name: prefix + name for name in NAMES}
     assert list(names) == NAMES
     assert removed == prefix
@@ -27,7 +27,13 @@ def test_prefixes_are_removed_in_any_order_where_every_name_has_them(prefix):
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_prefix_that_one_name_lacks_stays(prefix):
     stored = [prefix + "a", prefix + "b", "c"]
-    assert plain_names(stored, lightning=True) == ({name: name for name in stored}, "", ())
+    assert plain_names(stored, prefix="model.") == ({name: name for name in stored}, "", ())
+
+
+def test_names_that_are_to_be_kept_are():
+    stored = ["module.a", "module.b"]
+    kept = plain_names(stored, prefix="model.", keep_names=True)
+    assert kept == ({name: name for name in stored}, "", ())
 
 
 def test_the_prefix_model_stays_outside_of_lightning():
@@ -55,9 +61,9 @@ def test_a_name_that_is_nothing_but_a_prefix_stays():
     assert plain_names([]) == ({}, "", ())
 
 
-@given(st.sets(st.text("am._od", max_size=9), min_size=1), st.booleans())
-def test_no_two_names_become_one(stored, lightning):
-    names, removed, _ = plain_names(stored, lightning=lightning)
+@given(st.sets(st.text("am._od", max_size=9), min_size=1), st.sampled_from(["", "model."]))
+def test_no_two_names_become_one(stored, prefix):
+    names, removed, _ = plain_names(stored, prefix=prefix)
     dropped = stored - set(names.values())
     assert len(names) + len(dropped) == len(stored)
     assert all(name == old.removeprefix(removed) for name, old in names.items())

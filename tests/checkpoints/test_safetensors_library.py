@@ -222,3 +222,18 @@ def test_a_header_of_ours_is_as_small_as_the_librarys(tmp_path):
     assert header.pop("__metadata__") == {"format": "pt"}
     assert header.keys() == arrays.keys()
     assert ours.stat().st_size == theirs.stat().st_size
+
+
+@pytest.mark.parametrize("blanks", [" ", "\n\t\r ", " " * 64])
+def test_blanks_before_the_header_are_read_as_the_library_reads_them(tmp_path, blanks):
+    if safetensors.__version__.startswith("0.5"):
+        pytest.skip("safetensors 0.5 refuses them")
+    tensor = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    header = (blanks + json.dumps({"w": tensor})).encode()
+    data = np.array([1, 2], np.float32)
+    for name in ("x.safetensors", "x.bin"):
+        path = tmp_path / name
+        path.write_bytes(len(header).to_bytes(8, "little") + header + data.tobytes())
+        np.testing.assert_array_equal(safetensors.numpy.load_file(path)["w"], data)
+        with open_checkpoint(path) as checkpoint:
+            np.testing.assert_array_equal(checkpoint.read("w"), data)

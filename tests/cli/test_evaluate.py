@@ -113,7 +113,7 @@ def test_saved_logits_give_the_same_scores(run_with_captures, evaluate, tmp_path
     [
         (["missing.safetensors"], "missing.safetensors: no such file"),
         (["CAPTURE", "--val-dir", "nowhere"], "nowhere: cannot read this folder"),
-        (["CAPTURE", "--ensemble"], "an ensemble needs two checkpoints at least"),
+        (["CAPTURE", "--ensemble"], "an ensemble needs at least two checkpoints"),
         (["CAPTURE", "--model", "timm/resnet18"], "metadata says model"),
     ],
 )

@@ -107,7 +107,7 @@ def test_nothing_is_overwritten_without_force(plane, tmp_path):
     [
         (["-o", "x.npz"], 2, 1, "a plane needs 3 checkpoints, found 2"),
         (["-o", "x.txt"], 3, 1, "written as .npz"),
-        (["-o", "x.npz", "--plot", "x.jpeg"], 3, 1, "what kind of picture"),
+        (["-o", "x.npz", "--plot", "x.jpeg"], 3, 1, "which kind of picture"),
         (["-o", "x.npz", "--project", "missing.safetensors"], 3, 1, "missing.safetensors: no such"),
         ([], 3, 2, "Give -o FILE.npz"),
         (["-o", "x.npz", "--from", "y.npz"], 3, 2, "Give -o FILE.npz"),

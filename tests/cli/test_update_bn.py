@@ -73,7 +73,7 @@ def test_a_model_without_batchnorm_is_told_so(update_bn, tmp_path):
     path = tmp_path / "vit.pth"
     torch.save(built.module.state_dict(), path)
     found = update_bn(path, "--model", "timm/test_vit")
-    assert "no BatchNorm statistics to recompute: no pass over the images" in found.err
+    assert "there are no BatchNorm statistics to recompute: the images were not read" in found.err
     assert read_metadata(tmp_path / "swa.safetensors").bn.state == "none"
 
 

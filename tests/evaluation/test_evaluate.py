@@ -173,7 +173,7 @@ def test_nan_in_logits_names_the_model(value):
     broken = classifier(2)
     with torch.no_grad():
         broken[2].bias[0] = value
-    with pytest.raises(ModelError, match="cycle-002: its logits hold NaN or Inf"):
+    with pytest.raises(ModelError, match="cycle-002: its logits contain NaN or Inf"):
         evaluate({"cycle-001": classifier(1), "cycle-002": broken}, batches_of(images, targets))
 
 
@@ -189,7 +189,7 @@ def test_a_gpu_that_is_out_of_memory_is_one_line():
             raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
     images, targets = images_and_targets()
-    with pytest.raises(SwaToolsError, match="out of memory: try a smaller --batch-size"):
+    with pytest.raises(SwaToolsError, match="out of memory; try a smaller --batch-size"):
         evaluate({"a": TooLarge()}, batches_of(images, targets))
 
 

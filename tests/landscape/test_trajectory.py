@@ -132,7 +132,7 @@ def test_fewer_than_three_captures_are_refused(write):
 
 def test_nan_is_refused_with_the_name_of_the_file(write):
     paths = [write(str(i), {"w": np.float32([i, 1 if i != 1 else np.nan])}) for i in range(3)]
-    with pytest.raises(CheckpointError, match=r"1\.safetensors: its parameters hold NaN"):
+    with pytest.raises(CheckpointError, match=r"1\.safetensors: its parameters contain NaN"):
         trajectory(paths)
 
 

@@ -132,7 +132,7 @@ def test_counters_that_old_files_lack_may_be_missing():
         (lambda d: d.update(more=torch.ones(1)), "the model has no 'more'"),
         (
             lambda d: d.update({"0.weight": torch.ones(5, 2)}),
-            r"other shapes: '0.weight' is \(5, 2\) for \(3, 2\)",
+            r"other shapes: '0.weight' is \(5, 2\) instead of \(3, 2\)",
         ),
         (lambda d: d.clear(), "it lacks '0.weight', '0.bias', '1.weight' and 3 more"),
     ],

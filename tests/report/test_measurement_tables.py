@@ -48,7 +48,7 @@ def test_a_minimum_at_the_end_of_the_range_is_said_to_be_there(tmp_path, write_s
     width = read_numbers(path).description["width"]
     (table,) = tables_with(path, width=width | {"train_minimum": 8.0, "test_minimum": -4.0})
     cells = dict(table.rows)
-    beyond = "the end of the measured range: it may lie beyond"
+    beyond = "the end of the measured range: the minimum may lie beyond"
     assert cells["train loss with L2 term is lowest at"] == f"8, {beyond}"
     assert cells["test error is lowest at"] == f"-4, {beyond}"
     (table,) = tables_with(path, width=width | {"train_minimum": 2.0, "test_minimum": 1.0})

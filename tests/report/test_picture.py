@@ -67,7 +67,7 @@ def test_format_comes_from_the_name(tmp_path):
     assert picture_format(tmp_path / "a.PNG") == "png"
     assert picture_format(tmp_path / "a.b.svg") == "svg"
     for name in ("a", "a.jpeg"):
-        with pytest.raises(OutputError, match="what kind of picture"):
+        with pytest.raises(OutputError, match="which kind of picture"):
             picture_format(tmp_path / name)
 
 

@@ -180,7 +180,7 @@ def test_a_run_whose_resume_point_is_lost_is_not_overwritten(options):
 def test_metrics_that_were_shortened_are_noticed(options):
     run = finetune(options()).run
     (run / "metrics.jsonl").write_text("")
-    with pytest.raises(TrainingError, match="has somebody changed the file"):
+    with pytest.raises(TrainingError, match="restore the file"):
         finetune(options(resume=True))
 
 

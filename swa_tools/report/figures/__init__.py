@@ -1,1 +1,1 @@
-"""The figures, one module each: what is drawn, and the sentence that says what is to be seen."""
+"""The figures, one module each: what is drawn, and the sentence that says what there is to see."""

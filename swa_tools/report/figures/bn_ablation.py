@@ -19,7 +19,7 @@ def bn_ablation_picture(
 
     Args:
         curves: Points (images, top-1 in percent) by estimator.
-        baselines: Top-1 without a recompute, by name, such as `stale`.
+        baselines: Top-1 without a recompute in percent, by name, such as `stale`.
     """
 
     def draw(figure: "Figure", theme: Theme) -> None:
@@ -32,7 +32,7 @@ def bn_ablation_picture(
                 x,
                 y,
                 **series_style(number, theme),
-                # Hollow and one around the other: estimators that agree are all seen.
+                # Hollow and one around the other, so that estimators that agree all show.
                 markersize=5 + 4.5 * number,
                 markerfacecolor="none",
                 markeredgewidth=1.3,
@@ -64,6 +64,6 @@ def _message(
     known = [f"{name} {top1:.2f} %" for name, top1 in baselines.items()]
     ends = [f"{name} {max(points)[1]:.2f} %" for name, points in curves.items()]
     return (
-        "Top-1 over the number of images that BatchNorm statistics were measured on: with the most"
-        f" images {', '.join(ends)}; without a recompute {', '.join(known) or 'unknown'}."
+        "Top-1 over the number of images that BatchNorm statistics were measured on. With the most"
+        f" images: {', '.join(ends)}. Without a recompute: {', '.join(known) or 'unknown'}."
     )

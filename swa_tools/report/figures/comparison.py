@@ -1,4 +1,4 @@
-"""Test error over the epochs of several runs (Figure 6), and what their averages reach."""
+"""Test error of several runs over their epochs (Figure 6), and what their averages reach."""
 
 import dataclasses
 import itertools
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 STAR = 10.0
 
 MOST_MARKERS = 20
-"""A line with more markers than these is a blur."""
+"""A line with more markers than this is a blur."""
 
 MOST_TOLD = 4
-"""If there are more kinds of run, the sentence names the lowest and the highest."""
+"""With more kinds of run, the sentence names only the lowest and the highest."""
 
 
 def comparison_picture(runs: Sequence[RunData]) -> Picture:
-    """Return the picture of several runs: mean ± deviation for those that differ in the seed alone.
+    """Return the picture of several runs: mean ± deviation for those that differ only in the seed.
 
-    Stars are averages, hollow where they are the end of a line. Where a run kept a running
-    average, that is its line, and a thin one behind it shows the weights under training. A run
-    that continues another one begins at the epoch where that one ended.
+    Stars are averages, hollow if they are the end of a line. If a run kept a running average, its
+    line shows that, and a thin line behind it shows the weights under training. A run that
+    continues another begins at the epoch where that run ended.
 
     Args:
         runs: The runs, with their records.
@@ -71,7 +71,7 @@ def comparison_picture(runs: Sequence[RunData]) -> Picture:
 def group_colors(groups: Sequence[Sequence[RunData]], theme: Theme) -> list[str]:
     """Return a colour for each group: SGD's for conventional training, SWA's for averages.
 
-    Each of the two goes to the first of its kind, in whatever order the kinds come.
+    Each of the two colours goes to the first group of its kind, in whatever order the kinds come.
     """
     others = itertools.cycle((*theme.others, theme.muted))
     taken, colors = set(), []
@@ -149,12 +149,12 @@ def _errors(top1s: Sequence[Mapping[float, float]], shifts: Sequence[float]) -> 
 
 def _with_start(curve: RunCurves) -> dict[float, float]:
     start = {} if curve.start is None else {0.0: curve.start}
-    # A run with one capture may have been validated on its way.
+    # A run with one capture may have been validated before its end.
     return start | dict(curve.captures if len(curve.captures) > 1 else curve.top1)
 
 
 def _keep_in_view(axes: "Axes", highest: float) -> None:
-    """Let thin lines leave the picture where they would flatten the others."""
+    """Let thin lines leave the picture if they would flatten the others."""
     low, high = axes.get_ylim()
     if high - low > 2 * (highest - low) > 0:
         axes.set_ylim(low, low + 1.6 * (highest - low))
@@ -168,7 +168,7 @@ def _draw_average(
     color: str,
     paper: str,
 ) -> None:
-    """Draw what averages reached, at the epoch where the runs end; hollow at the end of a line."""
+    """Draw what averages reached, at the epoch where the runs end; hollow if it ends a line."""
     errors = [100 - top1 for top1 in last_top1s(group, "average").values()]
     if not errors:
         return
@@ -196,7 +196,7 @@ def _message(groups: list[list[RunData]]) -> str:
     for group in groups:
         average, checkpoint = last_top1s(group, "average"), last_top1s(group, "checkpoint")
         if average or checkpoint:
-            what = "the average" if average else "the last checkpoint"
+            what = "the average" if average else "the last capture"
             error = 100 - float(np.mean(list((average or checkpoint).values())))
             parts.append((error, f"{what} of {group_name(group)}, {error:.2f} %"))
     text = f"Test error over the epochs of {len(groups)} kinds of run."

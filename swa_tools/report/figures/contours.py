@@ -1,4 +1,4 @@
-"""Levels of a contour plot: which values, and where they are written."""
+"""Levels of a contour plot: which values, and where to write them."""
 
 import math
 from collections.abc import Sequence
@@ -12,20 +12,21 @@ if TYPE_CHECKING:
 
 N_LEVELS = 8
 LOWEST, HIGHEST, LOWEST_CELLS = 0.02, 0.97, 2
-"""Levels lie between these quantiles of the grid, with at least this many of its points below."""
+"""Levels lie between these quantiles of the grid, and at least this many points lie below them."""
 
 FRAME_POINTS, MARKER_POINTS, LABEL_POINTS = 17.0, 19.0, 44.0
-"""How far the middle of a level's label stays from the frame, from markers, from other labels."""
+"""How far the middle of a level's label stays from the frame, from markers and from other labels,
+in points."""
 
 
 def contour_levels(values: np.ndarray, *, unit: float = 0.0) -> np.ndarray:
-    """Return round levels that crowd around the lowest value: such as 35.4, 35.6, 36, 37, 40.
+    """Return round levels that crowd around the lowest value, such as 35.4, 35.6, 36, 37, 40.
 
-    Steps between them grow as 1, 2, 5, 10, … do, so that a bowl's rings lie at nearly even ratios;
-    where the values span few steps, each is taken several times.
+    The steps between them grow like 1, 2, 5, 10, …, so that a bowl's rings lie at nearly even
+    ratios; if the values span few steps, each is taken several times.
 
     Args:
-        values: The surface, in any shape; what is not finite is left out.
+        values: The surface, in any shape; values that are not finite are left out.
         unit: The smallest step that means anything, such as the error of one image.
 
     Returns:
@@ -97,8 +98,8 @@ def label_levels(
     Args:
         lines: The contour lines, on axes whose place on the figure is known.
         filled: The areas between them.
-        obstacles: What to stay clear of: x and y in the data, and points from there to the upper
-            right.
+        obstacles: What to stay clear of: x and y in data coordinates, and an offset from there to
+            the upper right, in points.
     """
     axes = lines.axes
     point = filled.axes.figure.dpi / 72
@@ -113,7 +114,7 @@ def label_levels(
         if place is not None:
             labels.append(place)
             labelled.append(level)
-    # All at once: matplotlib 3.9 finds the wrong level where only some are to be labelled.
+    # All at once: matplotlib 3.9 finds the wrong level if only some are to be labelled.
     if not labelled:
         return
     places = axes.transData.inverted().transform(np.array(labels) * point)
@@ -140,7 +141,7 @@ def _points_along(path: "Path", *, scale: float) -> np.ndarray:
 def _roomiest(
     places: np.ndarray, *, frame: np.ndarray, obstacles: np.ndarray, labels: np.ndarray
 ) -> np.ndarray | None:
-    """Return the place with the most room, in parts of what is needed; None if none has enough."""
+    """Return the place with the most room relative to its need; None if none has enough."""
     if not len(places):
         return None
     room = [np.minimum(places - frame[:2], frame[2:] - places).min(axis=1) / FRAME_POINTS]

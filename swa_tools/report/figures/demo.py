@@ -1,4 +1,4 @@
-"""SWA beside the rest of the conventional training, from one start: accuracy over the epochs."""
+"""Accuracy over the epochs: SWA and the rest of the conventional training, from one start."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 Points = tuple[tuple[float, float], ...]
 
 LINE = 0.052
-"""Height of a line of text, in parts of the axes' height."""
+"""Height of a line of text, as a share of the axes' height."""
 
 LEAST_ERROR = 0.05
-"""Smaller errors, in percent, are drawn as this one: the axis is logarithmic in the errors."""
+"""Smaller errors are drawn as this one, in percent: the axis is logarithmic in the errors."""
 
 BEFORE = 1.5
-"""How much of the time before SWA is shown, in parts of SWA's own."""
+"""How much of the time before SWA is shown, as a multiple of SWA's own time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +33,11 @@ class DemoCurves:
     """Top-1 in percent over the epochs, counted from the very beginning.
 
     Attributes:
-        start: Of the conventional training that both continue.
-        control: Of the rest of that training; begins where `start` ends.
-        captures: Of SWA's captures.
-        averages: Of the running average of these, its BatchNorm recomputed.
-        n_samples: Images that all were scored on.
+        start: Top-1 of the conventional training that both runs continue.
+        control: Top-1 of the rest of that training; begins where `start` ends.
+        captures: Top-1 of SWA's captures.
+        averages: Top-1 of the captures' running average, with BatchNorm recomputed.
+        n_samples: Number of images that all were scored on.
     """
 
     start: Points
@@ -57,10 +57,10 @@ def demo_curves(
     """Put the records of three runs on one axis.
 
     Args:
-        start: Of the run that was stopped early.
-        control: Of the run that finishes it.
-        swa: Of the run with the captures and their running average.
-        start_epochs: Epochs before the last two.
+        start: Records of the run that was stopped early.
+        control: Records of the run that finishes it.
+        swa: Records of the run with the captures and their running average.
+        start_epochs: Number of epochs before `control` and `swa` begin.
     """
     swa = tuple(swa)
     first, rest, cycles = (run_curves(records) for records in (start, control, swa))
@@ -80,10 +80,10 @@ def _shifted(points: Points, epochs: float) -> Points:
 
 
 def demo_picture(curves: DemoCurves) -> Picture:
-    """Return the picture: the two ways on from one start, and what the average makes of SWA's.
+    """Return the picture: two ways to continue from one start, and the average of SWA's captures.
 
     Bands are the 95 % intervals of the two results. The axis is logarithmic in the errors: half a
-    point counts for more at 96 % than at 80 %, and both are to be seen.
+    point means more at 96 % than at 80 %, and both should be visible.
     """
 
     def draw(figure: "Figure", theme: Theme) -> None:
@@ -116,14 +116,15 @@ def _message(curves: DemoCurves) -> str:
         parts.append(f"their average is at {curves.averages[-1][1]:.2f} %")
     if curves.control:
         parts.append(
-            f"conventional training with as many epochs ends at {curves.control[-1][1]:.2f} %"
+            "conventional training for the same number of epochs ends at"
+            f" {curves.control[-1][1]:.2f} %"
         )
     text = "; ".join(parts)
     return f"Validation accuracy over the epochs: {text}. Bands: 95 % intervals (Wilson)."
 
 
 def _draw_bands(axes: "Axes", curves: DemoCurves, theme: Theme) -> None:
-    """Draw how far the two results may be off, with so many images, from SWA's first epoch on."""
+    """Draw how far the two results may be off with this many images, from SWA's first epoch on."""
     for points, color in ((curves.control, theme.sgd), (curves.averages, theme.swa)):
         if points and curves.n_samples:
             low, high = _interval(points[-1][1], curves.n_samples)
@@ -169,7 +170,7 @@ def _scale(axes: "Axes", curves: DemoCurves) -> None:
     if curves.n_samples:
         high = max(_interval(value, curves.n_samples)[1] for value in later)
     axes.set_yscale("function", functions=(_stretched, lambda height: 100 - 10**-height))
-    # Room below the lowest capture, for their name.
+    # Leave room below the lowest capture for the captures' name.
     axes.set_ylim(100 - 1.45 * (100 - low), min(high, 100 - LEAST_ERROR))
     ticks = (0, 50, *range(60, 90, 10), 85, 90, 92, 94, 95, 96, 97, 98, 99, 99.5)
     axes.yaxis.set_major_locator(FixedLocator(ticks))
@@ -187,7 +188,7 @@ def _stretched(top1: "np.ndarray") -> "np.ndarray":
 
 
 def _name_ends(axes: "Axes", curves: DemoCurves, theme: Theme) -> None:
-    """Write the two results beside their ends."""
+    """Write the two results next to the ends of their curves."""
     ends = [
         (points[-1][1], color, f"{name}\n{points[-1][1]:.1f} %")
         for points, color, name in (
@@ -204,7 +205,7 @@ def _name_ends(axes: "Axes", curves: DemoCurves, theme: Theme) -> None:
 
 
 def _apart(heights: Sequence[float], *, n_lines: int) -> list[float]:
-    """Move names of so many lines down until none overlaps the one above; the top is at 1."""
+    """Move names of `n_lines` lines down until none overlaps the one above; the top is at 1."""
     result, half, ceiling = [0.0] * len(heights), n_lines * LINE / 2, 1.0
     for number in sorted(range(len(heights)), key=lambda one: -heights[one]):
         result[number] = min(heights[number], ceiling - half)
@@ -213,7 +214,7 @@ def _apart(heights: Sequence[float], *, n_lines: int) -> list[float]:
 
 
 def _name_inside(axes: "Axes", curves: DemoCurves, theme: Theme) -> None:
-    """Write where no curve is: early training rises to the right, captures leave room below."""
+    """Write where there is no curve: above early training, and below the captures."""
     style: dict[str, Any] = {"transform": axes.transAxes, "fontweight": "bold"}
     if curves.start:
         text = f"conventional SGD,\nstopped at epoch {curves.start[-1][0]:g}"

@@ -59,7 +59,7 @@ def plane_picture(numbers: Numbers) -> Picture:
 
 
 def _height(numbers: Numbers, *, n_rows: int) -> float:
-    """Return the height in inches at which panels with equal axes fill the width."""
+    """Return the height in inches at which panels with equally scaled axes fill the width."""
     x, y = numbers.arrays["x"], numbers.arrays["y"]
     note = 0.25 if numbers.has_stale_batchnorm else 0.0
     panel = max(MIN_PANEL_HEIGHT, PANEL_WIDTH * float((y[-1] - y[0]) / (x[-1] - x[0])))
@@ -112,7 +112,7 @@ def _draw_checkpoints(axes: "Axes", numbers: Numbers, theme: Theme) -> None:
 
 
 def _obstacles(arrays: dict[str, np.ndarray]) -> list[tuple[float, float, float]]:
-    """Return the places of markers and of the letters beside them, for labels to stay clear of."""
+    """Return where markers and the letters next to them are, so that labels stay clear of them."""
     corners = arrays["checkpoint_xy"].tolist()
     markers = [*corners, *arrays["projected_xyd"][:, :2].tolist()]
     return [*((x, y, 0.0) for x, y in markers), *((x, y, 9.0) for x, y in corners)]
@@ -121,7 +121,7 @@ def _obstacles(arrays: dict[str, np.ndarray]) -> list[tuple[float, float, float]
 def _draw_kind(
     axes: "Axes", kind: str, projected: np.ndarray, named: list[dict[str, Any]], theme: Theme
 ) -> None:
-    """Mark the projected checkpoints of a kind; how far they are off the plane is in the legend."""
+    """Mark the projected checkpoints of a kind; the legend says how far they are off the plane."""
     chosen = [point for point, one in zip(projected, named, strict=True) if mark_of(one) == kind]
     if not chosen:
         return
@@ -178,12 +178,12 @@ def _message(numbers: Numbers) -> str:
     )
     grid = np.where(np.isfinite(arrays["test_error"]), arrays["test_error"], np.nan)
     if np.isnan(grid).all():
-        return f"{text}; the test error is not a number at any of the {grid.size} points."
+        return f"{text}; the test error is not a number at any of the {grid.size} grid points."
     row, column = np.unravel_index(np.nanargmin(grid), grid.shape)
     lowest = np.array([arrays["x"][column], arrays["y"][row]])
     return (
-        f"{text}; the lowest on the grid is {grid[row, column]:.2f} %, at ({lowest[0]:.3g},"
-        f" {lowest[1]:.3g}).{_where_average(numbers, grid, lowest)}"
+        f"{text}; the lowest test error on the grid is {grid[row, column]:.2f} %, at"
+        f" ({lowest[0]:.3g}, {lowest[1]:.3g}).{_where_average(numbers, grid, lowest)}"
     )
 
 
@@ -198,8 +198,8 @@ def _where_average(numbers: Numbers, grid: np.ndarray, lowest: np.ndarray) -> st
     x, y = (float(number) for number in found[0])
     row, column = (int(np.argmin(np.abs(arrays[k] - at))) for k, at in (("y", y), ("x", x)))
     apart = float(np.hypot(*(found[0] - lowest)))
-    text = f" The average lies at ({x:.3g}, {y:.3g}) on the plane, {apart:.3g} from there"
+    text = f" The average lies at ({x:.3g}, {y:.3g}) on the plane, {apart:.3g} from that point"
     above = grid[row, column] - np.nanmin(grid)
     if np.isnan(above):
         return f"{text}."
-    return f"{text}; the grid point nearest to it is {above:.2f} points above the lowest."
+    return f"{text}; the grid point nearest to the average is {above:.2f} points above the lowest."

@@ -61,7 +61,7 @@ def _ray_message(numbers: Numbers) -> str:
     text = f"Test error and train loss along {n_rays} random rays from each checkpoint."
     for one in checkpoints:
         found = [
-            f"by {_points(growth)} at {width['mean']:.3g}"
+            f"by {_points(growth)} at a distance of {width['mean']:.3g}"
             for growth, width in one["width"].items()
             if width["mean"] is not None
         ]
@@ -88,14 +88,14 @@ def _compared(
     if difference is None:
         reached = [one["width"][growth]["n_reached"] for one in (first, second)]
         return (
-            f" Which is wider at {_points(growth)} is not known: it is reached on {reached[0]} of"
-            f" {n_rays} rays from {names[0]} and {reached[1]} from {names[1]}."
+            f" Which is wider at {_points(growth)} is unknown: the error grows so far on"
+            f" {reached[0]} of {n_rays} rays from {names[0]} and on {reached[1]} from {names[1]}."
         )
     low, high = difference["interval"]
     if low <= 0 <= high:
         return (
-            f" At {_points(growth)} {names[0]} and {names[1]} do not differ beyond the 95 %"
-            f" interval of the difference, {low:.3g} to {high:.3g}."
+            f" At {_points(growth)} {names[0]} and {names[1]} do not differ significantly: the 95 %"
+            f" interval of the difference is {low:.3g} to {high:.3g}."
         )
     wider, other = names if low > 0 else names[::-1]
     low, high = sorted((abs(low), abs(high)))

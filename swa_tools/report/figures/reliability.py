@@ -1,4 +1,4 @@
-"""Is a model as sure as it is right? The reliability diagram (Guo et al. 2017)."""
+"""Does a model's confidence equal its accuracy? The reliability diagram (Guo et al. 2017)."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_BINS = 15
-"""Bins of confidence, as many as the calibration error uses."""
+"""Number of bins of confidence, the same as for the calibration error."""
 
 Bins = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Mean confidence and accuracy in percent, and the share of the images, of each used bin."""
+"""Mean confidence and accuracy in percent, and the share of the images, for each used bin."""
 
 
 def reliability_picture(logits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Picture:
     """Return the reliability diagram of one or several models (Guo et al. 2017).
 
-    Accuracy within 15 bins of confidence, above the share of images in each.
+    It shows the accuracy within 15 bins of confidence, and below it the share of images in each.
 
     Args:
         logits: Logits (N, C) and labels (N,) by name.
@@ -48,8 +48,8 @@ def reliability_picture(logits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> 
     ]
     return Picture(
         title="Reliability",
-        message="Accuracy over confidence; on the diagonal a model is as sure as it is right, and"
-        " larger markers are bins with more images. Expected calibration error:"
+        message="Accuracy over confidence; on the diagonal the two are equal, and larger markers"
+        " are bins with more images. Expected calibration error:"
         f" {'; '.join(parts)}.",
         size=(5.2, 4.6),
         narrow_size=(4.0, 4.4),
@@ -63,7 +63,7 @@ def _draw_model(
     above, below = both
     confidence, accuracy, share = bins
     above.plot(confidence, accuracy, **{**style, "marker": ""}, linewidth=0.8, alpha=0.6)
-    # A bin's marker has an area in proportion to its images, down to what can be seen.
+    # The area of a bin's marker is proportional to its images, but never too small to be seen.
     above.scatter(
         confidence,
         accuracy,
@@ -82,7 +82,8 @@ def _draw_model(
 def _sureness(confidence: np.ndarray, accuracy: np.ndarray, share: np.ndarray) -> str:
     excess = float(np.sum(share * (confidence - accuracy)))
     return (
-        f"on the whole {abs(excess):.2f} points {'more' if excess > 0 else 'less'} sure than right"
+        f"on average {abs(excess):.2f} points {'more' if excess > 0 else 'less'} confident than"
+        " accurate"
     )
 
 
@@ -90,8 +91,8 @@ def confidence_bins(logits: np.ndarray, targets: np.ndarray) -> Bins:
     """Sort images into bins of confidence.
 
     Args:
-        logits: (N, C).
-        targets: (N,).
+        logits: The model's logits, (N, C).
+        targets: The labels, (N,).
     """
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     confidence = 1 / np.exp(shifted).sum(axis=1)

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_NAME = 20
-"""Longer names are cut in the legend; the text gives them whole."""
+"""Longer names are shortened in the legend; the caption gives them in full."""
 
 JUMP = 0.5
-"""A change of the learning rate between two records, in parts of its range, that is a jump."""
+"""A rise of the learning rate between two records by more than this share of its range is a jump.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +27,15 @@ class RunCurves:
 
     Attributes:
         lr: Learning rate, in the order of the steps.
-        cycle_ends: Epochs of the last record of each cycle but the last.
-        top1: Accuracy in percent of the weights under training, the captures among them.
+        cycle_ends: Epochs of the last record of each cycle except the last cycle.
+        top1: Accuracy in percent of the weights under training, including the captures.
         captures: Accuracy of the captures.
         capture_lrs: Learning rate at the captures.
         start: Accuracy of the starting point; None if it was not measured.
-        averages: Accuracy of averages that know their epoch, as a run with a running average
-            records them.
+        averages: Accuracy of averages whose epoch is known, as from a run with a running average.
         ema: Accuracy of the exponential moving average.
-        average: Accuracy of the newest average with BatchNorm in order; None without one.
-        average_name: What people call that average.
+        average: Accuracy of the newest average without stale BatchNorm; None if there is none.
+        average_name: The name of that average for readers.
         ensemble: Accuracy of the newest ensemble; None without one.
     """
 
@@ -141,11 +141,11 @@ def _draw_lr(axes: "Axes", curves: RunCurves, theme: Theme) -> None:
 def with_jumps(
     points: Sequence[tuple[float, float]], *, ends: Collection[float] = ()
 ) -> list[tuple[float, float]]:
-    """Make the jumps between cycles vertical: records are some steps apart.
+    """Draw the jumps between cycles as vertical lines, although records are some steps apart.
 
-    A rate jumps where it is higher after a cycle's end than in its minimum, and elsewhere where it
-    rises by more than `JUMP` of its range. Where the new cycle begins is found on the line through
-    its first two records.
+    The rate jumps if it is higher after a cycle's end than at that minimum; anywhere else, if it
+    rises by more than `JUMP` of its range. The line through the first two records of the new cycle
+    gives the rate at which it begins.
     """
     values = [value for _, value in points]
     low, high = min(values), max(values)
@@ -176,7 +176,7 @@ def _draw_accuracy(axes: "Axes", curves: RunCurves, theme: Theme) -> None:
             axes.plot(*_columns(points), color=theme.of_kind(kind), zorder=2, label=label)
     if curves.captures:
         style = marker_style("checkpoint", theme, hollow=True) | {"linestyle": "none"}
-        axes.plot(*_columns(curves.captures), **style, label="checkpoint", zorder=4)
+        axes.plot(*_columns(curves.captures), **style, label="captures", zorder=4)
     if curves.start is not None:
         style = marker_style("start", theme) | {"linestyle": "none"}
         axes.plot(0, curves.start, **style, label=f"start, {curves.start:.2f} %", zorder=4)
@@ -195,7 +195,7 @@ def _draw_accuracy(axes: "Axes", curves: RunCurves, theme: Theme) -> None:
 
 
 def whole_epochs(axes: "Axes", epochs: Iterable[float]) -> None:
-    """Put the ticks at whole epochs, if captures are taken there."""
+    """Put the ticks at whole epochs if all given epochs are whole."""
     from matplotlib.ticker import MaxNLocator
 
     if all(epoch.is_integer() for epoch in epochs):

@@ -1,4 +1,4 @@
-"""Error and loss along the segment between two checkpoints, and beyond them (Figure 5)."""
+"""Error and loss along the segment between two checkpoints and beyond them (Figure 5)."""
 
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ def segment_picture(numbers: Numbers) -> Picture:
 
 
 def _ends(numbers: Numbers) -> list[str]:
-    """Return what the ends are: by their roles if one is an average, else by their names."""
+    """Return what to call the ends: their roles if one is an average, else their names."""
     checkpoints = numbers.description["checkpoints"]
     names = {"average": "the average", "control": "the conventional weights"}
     kinds = series_kinds(checkpoints)
@@ -92,8 +92,8 @@ def _segment_message(numbers: Numbers) -> str:
     beyond = ""
     if at_end:
         beyond = (
-            f" For {' and '.join(at_end)} that is the end of the measured range: it may be lower"
-            " beyond."
+            f" For {' and '.join(at_end)} that is the end of the measured range: the minimum may"
+            " lie beyond."
         )
     return (
         f"Test error and train loss on the line through {ends[0]}, at 0, and {ends[1]}, at"

@@ -1,4 +1,4 @@
-"""How pictures of the loss surface name and colour checkpoints, and say that BatchNorm is stale."""
+"""How pictures of the loss surface name and colour checkpoints, and warn of stale BatchNorm."""
 
 import itertools
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def title_of(title: str, numbers: Numbers) -> str:
 
 
 def stale_sentence(numbers: Numbers) -> str:
-    """Return a sentence on what is wrong if BatchNorm statistics are stale, else nothing."""
+    """Return a sentence that says what is wrong if BatchNorm statistics are stale, else nothing."""
     if not numbers.has_stale_batchnorm:
         return ""
     return (
@@ -51,7 +51,7 @@ def warn_if_stale(figure: "Figure", numbers: Numbers) -> None:
 
 
 def series_kinds(checkpoints: Sequence[dict[str, Any]]) -> list[str | None]:
-    """Return `average` for the first average, `control` for the first other, None for the rest."""
+    """Return `average` for the first average, `control` for the first non-average, else None."""
     kinds: list[str | None] = [None] * len(checkpoints)
     is_average = [mark_of(one) == "average" for one in checkpoints]
     for kind, wanted in (("average", True), ("control", False)):
@@ -61,6 +61,6 @@ def series_kinds(checkpoints: Sequence[dict[str, Any]]) -> list[str | None]:
 
 
 def series_colors(checkpoints: Sequence[dict[str, Any]], theme: Theme) -> list[str]:
-    """Return the average's colour, conventional training's, and others for the rest."""
+    """Return a colour for each: the average's, conventional training's, and others for the rest."""
     others = itertools.cycle(theme.others)
     return [theme.of_kind(kind) if kind else next(others) for kind in series_kinds(checkpoints)]

@@ -1,4 +1,4 @@
-"""Top-1 of averages over the number of captures in them, as a sweep scores them (Figure 6)."""
+"""Top-1 of averages over the number of captures in them, as scored by a sweep (Figure 6)."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Window = Sequence[tuple[int, float, int]]
-"""Points of a sweep: captures in the average, its top-1 in percent, images scored."""
+"""Points of a sweep: number of captures in the average, its top-1 in percent, images scored."""
 
 
 def sweep_picture(windows: Mapping[str, Window]) -> Picture:
@@ -49,7 +49,7 @@ def sweep_picture(windows: Mapping[str, Window]) -> Picture:
     return Picture(
         title="Top-1 of averages of n captures",
         message="Top-1 of averages over the number of captures in them, with 95 % bands:"
-        f" {'; '.join(parts)}.",
+        f" {', '.join(parts)}.",
         size=(6.0, 3.4),
         narrow_size=(4.0, 3.2),
         draw=draw,

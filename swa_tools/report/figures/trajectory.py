@@ -39,15 +39,15 @@ def _draw_lags(axes: "Axes", arrays: dict[str, np.ndarray], theme: Theme) -> Non
     k = np.arange(1, n)
     color = theme.others[0]
     axes.plot(k, measured, color=color, marker="o", linewidth=2, label="measured", zorder=3)
-    # Each has a mean of 1 over all pairs, like the measured one.
+    # Each has a mean of 1 over all pairs, like the measured profile.
     for label, expected, dashes in (
         ("independent samples", np.ones(n - 1), (0, (5, 2))),
         ("random walk", 3 * k / (n + 1), (0, (6, 2, 1.5, 2))),
-        ("straight on", 6 * k**2 / (n * (n + 1)), (0, (1.5, 1.5))),
+        ("straight line", 6 * k**2 / (n * (n + 1)), (0, (1.5, 1.5))),
     ):
         axes.plot(k, expected, color=theme.muted, linestyle=dashes, linewidth=1.2, label=label)
     axes.set_xlabel("captures apart")
-    axes.set_ylabel("squared distance / mean of all")
+    axes.set_ylabel("squared distance / mean of all pairs")
     axes.set_ylim(0, 1.15 * max(float(np.nanmax(measured)), 3 * (n - 1) / (n + 1), 1.0))
     axes.legend(loc="upper left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

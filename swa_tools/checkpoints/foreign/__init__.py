@@ -1,0 +1,1 @@
+"""Files that other tools write: read without torch, and without running anything in them."""
