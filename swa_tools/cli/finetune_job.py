@@ -14,6 +14,7 @@ from swa_tools.cli.pictures import save_picture
 from swa_tools.cli.run_progress import watch_run
 from swa_tools.cli.run_tables import describe_speed, print_result
 from swa_tools.cli.schedule_picture import schedule_picture
+from swa_tools.cli.shared_options import OutcomeOptions
 from swa_tools.cli.tensorboard import log_scalars
 from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.errors import SwaToolsError
@@ -113,5 +114,5 @@ def _average(
             listener=listening(context),
         ),
         val=open_split("val", options) if has_split("val", options) else None,
-        as_json=as_json,
+        outcome=OutcomeOptions(as_json=as_json),
     )

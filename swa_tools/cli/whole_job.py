@@ -11,6 +11,7 @@ import click
 
 from swa_tools.cli.output import command_line, notice, number, print_json, print_table
 from swa_tools.cli.recording import recording
+from swa_tools.cli.shared_options import OutcomeOptions
 
 if TYPE_CHECKING:
     from swa_tools.averaging import AverageOptions
@@ -27,8 +28,7 @@ def average_recompute_evaluate(
     average: "AverageOptions",
     setting: "Setting",
     val: "ImageSet | None",
-    as_json: bool,
-    results: Path | None = None,
+    outcome: OutcomeOptions,
 ) -> None:
     """Do the whole job over checkpoints, record the scores and print them.
 
@@ -38,8 +38,7 @@ def average_recompute_evaluate(
         average: How to average.
         setting: What the average is made ready with.
         val: Images to score on; None to score nothing.
-        as_json: Whether to print one JSON document.
-        results: Where the record goes; None: to the run that all checkpoints come from, if any.
+        outcome: Where the results go.
     """
     from swa_tools.run_directory import common_run
     from swa_tools.selection import average_and_score
@@ -63,11 +62,11 @@ def average_recompute_evaluate(
         notice(f"{n_skipped} images could not be read and were left out")
     if scored.scores is None:
         notice("no validation images: the average is not scored")
-        _print_unscored(scored, output, as_json=as_json)
+        _print_unscored(scored, output, as_json=outcome.as_json)
         return
     record = scored.scores.records(split="val", command=command_line())[0]
-    with recording([record], results, paths=paths):
-        if as_json:
+    with recording([record], outcome.results, paths=paths):
+        if outcome.as_json:
             print_json(_document(scored))
         else:
             _print(scored, record, run=run)

@@ -29,11 +29,9 @@ from swa_tools.cli.output import notice, print_json, print_table, progress
 from swa_tools.cli.recording import check_results
 from swa_tools.cli.sections import SectionedCommand
 from swa_tools.cli.shared_options import (
+    OutcomeOptions,
     checkpoints_argument,
-    force_option,
-    json_option,
     old_view_flags,
-    results_option,
 )
 from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.data.options import ImageSource
@@ -60,19 +58,14 @@ SECTIONS = {
 @options_of(Selection, WeightingOptions, AverageOptions)
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and stop.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what will be done, then do it.")
-@options_of(ImageSource, BnOptions, ModelChoice)
+@options_of(ImageSource, BnOptions, ModelChoice, OutcomeOptions)
 @old_view_flags
-@results_option
-@force_option
-@json_option
 def command(
     *,
     checkpoints: tuple[str, ...],
     output: str | None,
     only_plan: bool,
     verbose: bool,
-    results: Path | None,
-    as_json: bool,
     **given: Any,
 ) -> None:
     """Average checkpoints, streaming, in constant memory.
@@ -83,7 +76,8 @@ def command(
     trained on them, and it is scored on the validation images, if there are any, beside the
     averaged statistics and the best checkpoint.
     """
-    options, source = _options(given), taken(ImageSource, given)
+    options, outcome = _options(given), taken(OutcomeOptions, given)
+    source = taken(ImageSource, given)
     if output is None and not only_plan:
         raise click.UsageError("Missing option '-o' / '--output'.")
     paths = select(find_checkpoints(checkpoints), taken(Selection, given), entry=options.entry)
@@ -93,7 +87,7 @@ def command(
         _check_factors(opened, options)
         kept = without_duplicates(opened)
         if only_plan or verbose:
-            _print_plan(kept, options, as_json=as_json and only_plan)
+            _print_plan(kept, options, as_json=outcome.as_json and only_plan)
     paths = [checkpoint.path for checkpoint in kept]
     is_folder = output is not None and output.endswith("/")
     if output is not None and not is_folder:
@@ -101,11 +95,11 @@ def command(
     if only_plan or output is None:
         return
     if not (source.data or source.train_dir or source.val_dir):
-        _average(paths, output, options, as_json=as_json)
+        _average(paths, output, options, as_json=outcome.as_json)
     elif is_folder:
         raise click.UsageError("With --data the output is one file.")
     else:
-        _whole_job(paths, Path(output), options, given, results=results, as_json=as_json)
+        _whole_job(paths, Path(output), options, given)
 
 
 def _options(given: dict[str, Any]) -> AverageOptions:
@@ -130,15 +124,12 @@ def _whole_job(
     output: Path,
     options: AverageOptions,
     given: dict[str, Any],
-    *,
-    results: Path | None,
-    as_json: bool,
 ) -> None:
     """Average, recompute BatchNorm on images, and score the result."""
     from swa_tools.data import has_split, open_split
 
-    source = taken(ImageSource, given)
-    check_results(results)
+    source, outcome = taken(ImageSource, given), taken(OutcomeOptions, given)
+    check_results(outcome.results)
     with setting_of(given) as setting:
         average_recompute_evaluate(
             paths,
@@ -146,8 +137,7 @@ def _whole_job(
             average=options,
             setting=setting,
             val=open_split("val", source) if has_split("val", source) else None,
-            as_json=as_json,
-            results=results,
+            outcome=outcome,
         )
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from swa_tools.cli.declared import options_of
 from swa_tools.cli.output import notice, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
-from swa_tools.cli.shared_options import force_option, json_option, seed_option
+from swa_tools.cli.shared_options import OutcomeOptions
 from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ LEVEL = 0.05
     metavar="DIR",
     help="Folder for images, runs, checkpoints and the picture.",
 )
-@seed_option
-@force_option
-@json_option
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed."
+)
+@options_of(OutcomeOptions, only=("force", "as_json"))
 def command(*, output: Path, seed: int, force: bool, as_json: bool) -> None:
     """Go the whole way on small real data: a minute on a CPU, no download.
 

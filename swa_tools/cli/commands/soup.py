@@ -13,12 +13,10 @@ from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.output import command_line, notice, print_json, print_table
 from swa_tools.cli.recording import check_results, recording
 from swa_tools.cli.shared_options import (
+    OutcomeOptions,
     checkpoints_argument,
-    force_option,
-    json_option,
     old_view_flags,
     output_option,
-    results_option,
 )
 from swa_tools.data.options import ImageSource
 from swa_tools.evaluation.options import EvaluationOptions
@@ -60,10 +58,7 @@ if TYPE_CHECKING:
 @options_of(BnOptions)
 @old_view_flags
 @options_of(EvaluationOptions, only={"save_logits"})
-@options_of(ModelChoice)
-@results_option
-@force_option
-@json_option
+@options_of(ModelChoice, OutcomeOptions)
 def command(
     *,
     checkpoints: tuple[str, ...],
@@ -71,9 +66,6 @@ def command(
     split: Literal["train", "val"],
     held_out: int | None,
     trial_samples: int,
-    results: Path | None,
-    force: bool,
-    as_json: bool,
     **given: Any,
 ) -> None:
     """Average those CHECKPOINTs that make the average better (greedy soup, Wortsman et al. 2022).
@@ -88,8 +80,9 @@ def command(
 
     if split == "val" and held_out is not None:
         raise click.UsageError("--held-out is a part of the training images: leave --split val out")
+    outcome = taken(OutcomeOptions, given)
     paths = find_checkpoints(checkpoints)
-    check_results(results)
+    check_results(outcome.results)
     with setting_of(given) as setting:
         train = setting.train
         if split == "val":
@@ -103,12 +96,12 @@ def command(
             held_out=chosen_by,
             setting=dataclasses.replace(setting, train=train),
             trial_samples=trial_samples,
-            force=force,
+            force=outcome.force,
         )
     if not setting.context.is_main:
         return
-    with recording([_record(soup, output, split)], results, paths=paths):
-        if as_json:
+    with recording([_record(soup, output, split)], outcome.results, paths=paths):
+        if outcome.as_json:
             print_json(_document(soup, output, split))
         else:
             _print(soup, output, split)

@@ -18,11 +18,9 @@ from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.pictures import PictureOptions, save_picture
 from swa_tools.cli.recording import check_results, recording
 from swa_tools.cli.shared_options import (
+    OutcomeOptions,
     checkpoints_argument,
-    force_option,
-    json_option,
     old_view_flags,
-    results_option,
     split_option,
 )
 from swa_tools.data.options import ImageSource
@@ -52,19 +50,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Averages in memory at a time; so many share a pass over the images.",
 )
-@options_of(ModelChoice)
-@results_option
-@force_option
-@json_option
+@options_of(ModelChoice, OutcomeOptions)
 def command(
     *,
     checkpoints: tuple[str, ...],
     split: Literal["train", "val"],
     csv_file: Path | None,
     plot: Path | None,
-    results: Path | None,
-    force: bool,
-    as_json: bool,
     **given: Any,
 ) -> None:
     """Score the averages of the first and of the last n CHECKPOINTs, for every n.
@@ -78,29 +70,29 @@ def command(
     from swa_tools.report import picture_format
     from swa_tools.selection import sweep
 
-    pictures = taken(PictureOptions, given)
+    pictures, outcome = taken(PictureOptions, given), taken(OutcomeOptions, given)
     paths = find_checkpoints(checkpoints)
-    check_results(results)
+    check_results(outcome.results)
     if plot is not None:
         picture_format(plot)
     for output in (csv_file, plot):
         if output is not None:
-            check_output(output, force=force)
+            check_output(output, force=outcome.force)
     with open_all(paths, entry=given["entry"]) as opened:
         paths = [checkpoint.path for checkpoint in without_duplicates(opened)]
     with setting_of(given) as setting:
         points = sweep(paths, open_split(split, taken(ImageSource, given)), setting)
     if not setting.context.is_main:
         return
-    with recording([_record(point, split) for point in points], results, paths=paths):
-        if as_json:
+    with recording([_record(point, split) for point in points], outcome.results, paths=paths):
+        if outcome.as_json:
             print_json({"split": split, "averages": [_document(point) for point in points]})
         else:
             _print(points, split)
         if csv_file is not None:
-            _write_csv(points, csv_file, force=force)
+            _write_csv(points, csv_file, force=outcome.force)
         if plot is not None:
-            save_picture(_picture(points), plot, options=pictures, force=force)
+            save_picture(_picture(points), plot, options=pictures, force=outcome.force)
 
 
 def _record(point: "SweepPoint", split: str) -> Record:
