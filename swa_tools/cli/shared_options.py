@@ -27,19 +27,25 @@ split_option = click.option(
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How a command writes."""
+
+    force: bool = option(False, help="Replace outputs that exist.")
+    as_json: bool = option(
+        False, help="Print one JSON document on stdout, nothing else.", flag="--json"
+    )
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeOptions:
-    """Where the results of a command go."""
+class OutcomeOptions(OutputOptions):
+    """How a command that scores writes, and where its scores go."""
 
     results: Path | None = option(
         None,
         help="Append the scores to this JSON-lines file.",
         metavar="FILE",
         shown_default="RUN/results.jsonl where all checkpoints come from one run",
-    )
-    force: bool = option(False, help="Replace outputs that exist.")
-    as_json: bool = option(
-        False, help="Print one JSON document on stdout, nothing else.", flag="--json"
     )
 
 

@@ -10,7 +10,7 @@ import click
 from swa_tools.cli.declared import options_of
 from swa_tools.cli.output import notice, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
-from swa_tools.cli.shared_options import OutcomeOptions
+from swa_tools.cli.shared_options import OutputOptions
 from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ LEVEL = 0.05
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed."
 )
-@options_of(OutcomeOptions, only=("force", "as_json"))
+@options_of(OutputOptions)
 def command(*, output: Path, seed: int, force: bool, as_json: bool) -> None:
     """Go the whole way on small real data: a minute on a CPU, no download.
 

@@ -7,7 +7,7 @@ import click
 
 from swa_tools.cli.declared import options_of
 from swa_tools.cli.output import notice, print_json, print_table
-from swa_tools.cli.shared_options import OutcomeOptions, checkpoints_argument
+from swa_tools.cli.shared_options import OutputOptions, checkpoints_argument
 from swa_tools.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Compare the sources that averages name with the files given; status 1 if they differ.",
 )
-@options_of(OutcomeOptions, only=("as_json",))
+@options_of(OutputOptions, only=("as_json",))
 def command(
     *, checkpoints: tuple[str, ...], entry: str | None, digest: bool, verify: bool, as_json: bool
 ) -> None:

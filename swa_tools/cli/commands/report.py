@@ -9,7 +9,7 @@ from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.output import notice, print_table
 from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.pictures import PictureOptions, save_picture
-from swa_tools.cli.shared_options import OutcomeOptions
+from swa_tools.cli.shared_options import OutputOptions
 from swa_tools.errors import OutputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SUFFIXES = (".png", ".svg")
 @click.option("-o", "--output", type=PATH, metavar="DIR", help="Folder for page and pictures.")
 @click.option("--text", is_flag=True, help="Print the tables instead of writing a page.")
 @options_of(PictureOptions)
-@options_of(OutcomeOptions, only=("force",))
+@options_of(OutputOptions, only=("force",))
 def command(
     *, runs: tuple[Path, ...], output: Path | None, text: bool, force: bool, **given: Any
 ) -> None:
