@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import reprlib
 import sys
 import types
@@ -15,11 +16,26 @@ class MismatchError(ValueError):
     """A JSON value of another type; the message names its field, what was expected and found."""
 
 
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """Return the JSON object that a text holds.
+
+    Raises:
+        MismatchError: It holds none.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MismatchError(f"expected a JSON object: {error}") from error
+    if not isinstance(document, dict):
+        raise MismatchError(f"expected a JSON object, found {type(document).__name__}")
+    return document
+
+
 def from_json(value: Any, cls: type[T], *, name: str) -> T:
     """Return a JSON object as a dataclass; unknown fields are ignored.
 
     The fields may be texts, whole numbers, numbers (which a whole number is, too), truth values,
-    `Literal`s, dataclasses, tuples of one type (`tuple[float, ...]`), and dicts, which are not
+    `Literal`s, dataclasses, tuples of one type (`tuple[float, ...]`), and dicts, those of Any not
     looked into; each of them may be optional (`X | None`).
 
     Args:
@@ -68,7 +84,11 @@ def _convert(value: Any, annotation: Any, field: str) -> Any:
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(item, arguments[0], f"{field}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return value
+        if arguments[1] is Any:
+            return value
+        return {
+            key: _convert(one, arguments[1], f"{field}[{key!r:.60}]") for key, one in value.items()
+        }
     if annotation is float and type(value) is int:
         if abs(value) > sys.float_info.max:
             raise MismatchError(f"{field}: expected a number, found {reprlib.repr(value)}")

@@ -35,21 +35,39 @@ SHARE = Bounds(min=0, max=1, max_open=True)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What a field declares about itself as an option; see `option`."""
+    """What a field declares about itself as an option.
+
+    Attributes:
+        help: A sentence for the help page.
+        affects: What another value changes about the numbers of a run.
+        section: The heading of the help page that lists the option.
+        flag: The option's name, if it is not the field's.
+        short: Its one-letter name.
+        metavar: The placeholder for the value on the help page.
+        shown_default: What happens by default, if the default value does not say it.
+        bounds: Which numbers it takes.
+        choices: Which words it takes, if the annotation does not list them.
+        parse: Reads a value if the annotation does not say how; raises ValueError.
+        is_argument: Whether it is a positional argument instead of a flag.
+        may_change: Whether a run may be resumed with another value although it affects numbers:
+            what must not change (the images, the schedule) is then compared separately.
+        is_recorded: Whether it belongs to the run rather than to one call, and is kept in
+            `run.json`.
+    """
 
     help: str
-    affects: Affects
-    section: str | None
-    flag: str | None
-    short: str | None
-    metavar: str | None
-    shown_default: str | None
-    bounds: Bounds | None
-    choices: tuple[str, ...] | None
-    parse: Callable[[str], Any] | None
-    is_argument: bool
-    may_change: bool
-    is_recorded: bool
+    affects: Affects = "nothing"
+    section: str | None = None
+    flag: str | None = None
+    short: str | None = None
+    metavar: str | None = None
+    shown_default: str | None = None
+    bounds: Bounds | None = None
+    choices: Sequence[str] | None = None
+    parse: Callable[[str], Any] | None = None
+    is_argument: bool = False
+    may_change: bool = False
+    is_recorded: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,62 +98,18 @@ class Declared:
 
 
 def option(
-    default: Any = dataclasses.MISSING,
-    *,
-    factory: Any = dataclasses.MISSING,
-    help: str,  # noqa: A002  # as click calls it
-    affects: Affects = "nothing",
-    section: str | None = None,
-    flag: str | None = None,
-    short: str | None = None,
-    metavar: str | None = None,
-    shown_default: str | None = None,
-    bounds: Bounds | None = None,
-    choices: Sequence[str] | None = None,
-    parse: Callable[[str], Any] | None = None,
-    is_argument: bool = False,
-    may_change: bool = False,
-    is_recorded: bool = True,
+    default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING, **described: Any
 ) -> Any:
     """Declare an option: a field of a dataclass.
 
     Args:
         default: The default; without one a value must be given.
         factory: Makes the default, instead of `default`.
-        help: A sentence for the help page.
-        affects: What another value changes about the numbers of a run.
-        section: The heading of the help page that lists the option.
-        flag: The option's name, if it is not the field's.
-        short: Its one-letter name.
-        metavar: The placeholder for the value on the help page.
-        shown_default: What happens by default, if the default value does not say it.
-        bounds: Which numbers it takes.
-        choices: Which words it takes, if the annotation does not list them.
-        parse: Reads a value if the annotation does not say how; raises ValueError.
-        is_argument: Whether it is a positional argument instead of a flag.
-        may_change: Whether a run may be resumed with another value although it affects numbers:
-            what must not change (the images, the schedule) is then compared separately.
-        is_recorded: Whether it belongs to the run rather than to one call, and is kept in
-            `run.json`.
+        described: Attributes of `Option`.
     """
-    described = Option(
-        help=help,
-        affects=affects,
-        section=section,
-        flag=flag,
-        short=short,
-        metavar=metavar,
-        shown_default=shown_default,
-        bounds=bounds,
-        choices=None if choices is None else tuple(choices),
-        parse=parse,
-        is_argument=is_argument,
-        may_change=may_change,
-        is_recorded=is_recorded,
-    )
     # The overloads of `field` allow only one of the two.
     given: dict[str, Any] = {"default": default, "default_factory": factory}
-    return dataclasses.field(**given, metadata={_KEY: described})
+    return dataclasses.field(**given, metadata={_KEY: Option(**described)})
 
 
 def declared(cls: Any) -> Iterator[Declared]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from swa_tools.errors import OutputError, SwaToolsError
-from swa_tools.json_documents import from_json
+from swa_tools.json_documents import from_json, parse_object
 
 Event = Literal["step", "epoch", "evaluation"]
 
@@ -161,14 +161,9 @@ def parse_record(line: bytes) -> Record:
     Raises:
         ValueError: It is not a JSON object with the field `event`, or a field has another type.
     """
-    try:
-        document = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("expected a JSON object") from error
-    if not isinstance(document, dict):
-        raise ValueError("expected a JSON object")
     # Other writers may put NaN and Inf where we put null.
-    plain = {name: None if _is_no_number(value) else value for name, value in document.items()}
+    found = parse_object(line).items()
+    plain = {name: None if _is_no_number(value) else value for name, value in found}
     return from_json(plain, Record, name="record")
 
 

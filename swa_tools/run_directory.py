@@ -10,6 +10,7 @@ from typing import Any
 
 from swa_tools.checkpoints import atomic_output
 from swa_tools.errors import OutputError, SwaToolsError, TrainingError
+from swa_tools.json_documents import parse_object
 from swa_tools.records import Record, append_records, read_records
 from swa_tools.run_files import (
     AVERAGE,
@@ -150,14 +151,13 @@ class RunDirectory:
         """
         path = self.description
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            return parse_object(path.read_bytes())
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, RecursionError) as error:
-            raise SwaToolsError(f"{path}: cannot read this file: {error}") from error
-        if not isinstance(document, dict):
-            raise SwaToolsError(f"{path}: expected the description of a run, found something else")
-        return document
+        except (OSError, ValueError) as error:
+            raise SwaToolsError(
+                f"{path}: cannot read this file ({error}); expected the description of a run"
+            ) from error
 
     def readable_description(self) -> dict[str, Any]:
         """Return what `run.json` says; empty if it is missing or cannot be read."""
@@ -218,7 +218,7 @@ def read_options(path: Path) -> dict[str, Any]:
         TrainingError: The file is missing, or holds no options.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["options"])
+        return dict(parse_object(path.read_bytes())["options"])
     except FileNotFoundError as error:
         raise TrainingError(
             f"{path}: there is no such file; check that {path.parent} is a run directory"

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "measurements": frozenset({"errors"}),
     "run_files": frozenset(),
     "checkpoints": frozenset({"errors", "run_files", "json_documents"}),
-    "run_directory": frozenset({"errors", "records", "run_files", "checkpoints"}),
+    "run_directory": frozenset({"errors", "json_documents", "records", "run_files", "checkpoints"}),
     "distributed": frozenset({"errors"}),
     "averaging": frozenset(
         {"errors", "options", "records", "listening", "checkpoints", "run_files", "run_directory"}
@@ -42,7 +42,10 @@ MAY_IMPORT = {
     "selection": BELOW_SELECTION,
     "landscape": BELOW_SELECTION,
     "report": frozenset(
-        {"errors", "options", "statistics", "records", "measurements", "run_files", "run_directory"}
+        {
+            *("errors", "options", "statistics", "json_documents", "records", "measurements"),
+            *("run_files", "run_directory"),
+        }
     ),
     # The public names.
     "__init__": BELOW_SELECTION | {"training", "selection", "landscape", "report"},

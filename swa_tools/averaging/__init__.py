@@ -7,7 +7,7 @@ from swa_tools.averaging.average import (
     open_all,
 )
 from swa_tools.averaging.choose import Choice, Selection, choose
-from swa_tools.averaging.describe import describe
+from swa_tools.averaging.describe import describe_average
 from swa_tools.averaging.kernel import iterate_average, run_average
 from swa_tools.averaging.plan import AveragePlan, TensorPlan, plan_average
 from swa_tools.averaging.rules import TensorRules

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from swa_tools.averaging.describe import describe, with_digests
+from swa_tools.averaging.describe import describe_average, with_digests
 from swa_tools.averaging.folder import model_config, model_folder
 from swa_tools.averaging.kernel import run_average
 from swa_tools.averaging.plan import AveragePlan, TensorPlan, plan_average
@@ -108,7 +108,7 @@ def average_checkpoints(
         plan = plan_average(
             checkpoints, options.weighting, dtype=options.dtype, rules=options.rules
         )
-        metadata = describe(plan, include_init=options.include_init, kind=kind)
+        metadata = describe_average(plan, include_init=options.include_init, kind=kind)
         if not str(output).endswith("/"):
             return _write(plan, Path(output), metadata, options)
         config = model_config(checkpoints[-1], metadata)

@@ -51,10 +51,7 @@ class Selection:
     last: int | None = option(None, help="Take the last N.", **_N)
     top: int | None = option(None, help="Take the N best by --metric.", **_N)
     metric: str | None = option(
-        None,
-        help="top1, nll, eval_top1, … as its trainer wrote it.",
-        **_WHICH,
-        metavar="NAME",
+        None, help="top1, nll, eval_top1, … as its trainer wrote it.", **_WHICH, metavar="NAME"
     )
     lowest: bool = option(False, help="Low values of the metric are good.", **_WHICH)
 

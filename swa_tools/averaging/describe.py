@@ -21,7 +21,7 @@ UNKNOWN_DIGEST = "xxh3-128:" + "0" * 32
 """Stands in the header until everything has been read; of the same length as any other."""
 
 
-def describe(
+def describe_average(
     plan: AveragePlan, *, include_init: bool = False, kind: Kind = "average"
 ) -> CheckpointMetadata:
     """Return the metadata of the average that a plan makes, its digests not known yet.

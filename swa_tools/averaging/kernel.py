@@ -158,12 +158,7 @@ class _Work:
     """One run of the kernel: what its threads share."""
 
     def __init__(
-        self,
-        plan: AveragePlan,
-        sink: Sink,
-        *,
-        allow_nonfinite: bool,
-        advance: Advance,
+        self, plan: AveragePlan, sink: Sink, *, allow_nonfinite: bool, advance: Advance
     ) -> None:
         self._plan, self._sink = plan, sink
         self._allow_nonfinite, self._advance = allow_nonfinite, advance

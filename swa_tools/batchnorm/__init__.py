@@ -9,17 +9,17 @@ from swa_tools.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from swa_tools.batchnorm.conditions import Conditions, conditions_of
-    from swa_tools.batchnorm.files import update_checkpoint
     from swa_tools.batchnorm.options import BnOptions, Estimator, ViewOptions
     from swa_tools.batchnorm.recomputation import Recomputation, recompute
     from swa_tools.batchnorm.recorder import batchnorm_layers
     from swa_tools.batchnorm.update import BnReport, update_bn, update_bn_many
+    from swa_tools.batchnorm.update_file import update_checkpoint
 
 __getattr__, __all__ = lazy_names(
     __name__,
     {
         "conditions": ("Conditions", "conditions_of"),
-        "files": ("update_checkpoint",),
+        "update_file": ("update_checkpoint",),
         "options": ("BnOptions", "Estimator", "ViewOptions"),
         "recomputation": ("Recomputation", "recompute"),
         "recorder": ("batchnorm_layers",),

@@ -1,13 +1,13 @@
 """The index of a sharded safetensors checkpoint (`model.safetensors.index.json`)."""
 
 import dataclasses
-import json
 from collections.abc import Collection
 from pathlib import Path
 
 from swa_tools.checkpoints.files import InputFile
 from swa_tools.checkpoints.header import MAX_HEADER_BYTES
 from swa_tools.errors import CheckpointError
+from swa_tools.json_documents import from_json, parse_object
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,6 +32,13 @@ class Shard:
             )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Index:
+    """What an index says: which file holds each tensor."""
+
+    weight_map: dict[str, str]
+
+
 def open_index(path: Path) -> list[Shard]:
     """Read an index and return its shards, sorted by name.
 
@@ -45,25 +52,17 @@ def open_index(path: Path) -> list[Shard]:
         with InputFile(path) as file:
             if file.n_bytes > MAX_HEADER_BYTES:
                 raise CheckpointError(f"{path}: too large for an index: expected up to 100 MB")
-            document = json.load(file)
+            weight_map = from_json(parse_object(file.read()), _Index, name="index").weight_map
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a JSON file: {error}") from error
-    weight_map = document.get("weight_map") if isinstance(document, dict) else None
-    if (
-        not isinstance(weight_map, dict)
-        or not weight_map
-        or not all(isinstance(file, str) for file in weight_map.values())
-    ):
-        raise CheckpointError(
-            f"{path}: not an index of safetensors: expected an object 'weight_map' from tensor"
-            " names to file names"
-        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not an index of safetensors: {error}") from error
+    if not weight_map:
+        raise CheckpointError(f"{path}: not an index of safetensors: its weight_map is empty")
     names: dict[str, set[str]] = {}
-    for name, file in weight_map.items():
-        names.setdefault(file, set()).add(name)
-    return [Shard(path, _shard_path(path, file), frozenset(names[file])) for file in sorted(names)]
+    for name, shard in weight_map.items():
+        names.setdefault(shard, set()).add(name)
+    return [Shard(path, _shard_path(path, one), frozenset(names[one])) for one in sorted(names)]
 
 
 def _shard_path(index: Path, file: str) -> Path:

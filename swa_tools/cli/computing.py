@@ -3,11 +3,18 @@
 import contextlib
 import ctypes
 import platform
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from swa_tools.batchnorm.options import BnOptions
+from swa_tools.cli.declared import taken
+from swa_tools.cli.output import listening
+from swa_tools.data.options import ImageSource
+from swa_tools.evaluation.options import EvaluationOptions
 
 if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
+    from swa_tools.selection import Setting
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's `mallopt`."""
@@ -24,6 +31,26 @@ def computing(device: str) -> Iterator["Distributed"]:
         if context.device.type == "cpu" and platform.libc_ver()[0] == "glibc":
             _keep_freed_memory()
         yield context
+
+
+@contextlib.contextmanager
+def setting_of(given: Mapping[str, Any]) -> Iterator["Setting"]:
+    """Give what averages are made ready with, from all parameters of a command, where it computes.
+
+    Its images, statistics and scores are those of `ImageSource`, `BnOptions`, `EvaluationOptions`.
+    """
+    from swa_tools.data import open_split
+    from swa_tools.selection import Setting
+
+    evaluation = taken(EvaluationOptions, given)
+    with computing(evaluation.device) as context:
+        yield Setting(
+            train=open_split("train", taken(ImageSource, given)),
+            bn=taken(BnOptions, given),
+            evaluation=evaluation,
+            context=context,
+            listener=listening(context),
+        )
 
 
 def _keep_freed_memory() -> None:

@@ -166,7 +166,7 @@ def _finish(
     from swa_tools.evaluation import EvaluationOptions, evaluate_checkpoints
     from swa_tools.records import append_records
     from swa_tools.run_directory import RunDirectory
-    from swa_tools.selection import average_and_score
+    from swa_tools.selection import Setting, average_and_score
 
     images, run = output / "images", RunDirectory(swa.output)
     captures = find_checkpoints([swa.output])
@@ -177,12 +177,14 @@ def _finish(
     average_and_score(
         captures,
         average,
-        train=open_images(images / "train"),
-        val=None,
         average=files,
-        bn=BnOptions(workers=0),
-        evaluation=scoring,
-        context=context,
+        setting=Setting(
+            train=open_images(images / "train"),
+            bn=BnOptions(workers=0),
+            evaluation=scoring,
+            context=context,
+        ),
+        val=None,
     )
     control = find_checkpoints([output / "sgd"])[-1]
     scores = evaluate_checkpoints(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from swa_tools.checkpoints import check_output
 from swa_tools.cli.computing import computing
-from swa_tools.cli.output import command_line, notice
+from swa_tools.cli.output import command_line, listening, notice
 from swa_tools.cli.pictures import save_picture
 from swa_tools.cli.run_progress import watch_run
 from swa_tools.cli.run_tables import describe_speed, print_result
 from swa_tools.cli.schedule_picture import schedule_picture
+from swa_tools.cli.shared_options import OutcomeOptions
 from swa_tools.cli.tensorboard import log_scalars
 from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.errors import SwaToolsError
@@ -22,8 +23,8 @@ from swa_tools.training.options import FinetuneOptions, JobOptions, recorded
 if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
     from swa_tools.training import FinetuneResult
-    from swa_tools.training.plan import RunPlan
     from swa_tools.training.progress import RunListener
+    from swa_tools.training.run_plan import RunPlan
 
 EXIT_ERROR = 1
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
@@ -39,11 +40,7 @@ def run_job(options: FinetuneOptions, job: JobOptions) -> int:
     from swa_tools.training import finetune
     from swa_tools.training.description import Caller
 
-    caller = Caller(
-        command=command_line(),
-        options=recorded(job),
-        needs_captures=job.then_average,
-    )
+    caller = Caller(command=command_line(), options=recorded(job), needs_captures=job.then_average)
     try:
         with computing(options.device) as context:
             with contextlib.ExitStack() as stack:
@@ -99,6 +96,7 @@ def _average(
     from swa_tools.data import has_split, open_split
     from swa_tools.evaluation import EvaluationOptions
     from swa_tools.run_directory import RunDirectory
+    from swa_tools.selection import Setting
 
     batch_size = -(-options.batch_size // (context.world_size * options.accumulate))
     directory = RunDirectory(result.run)
@@ -106,13 +104,15 @@ def _average(
     average_recompute_evaluate(
         [directory.start, *captures] if options.include_init else captures,
         directory.average,
-        train=open_split("train", options),
-        val=open_split("val", options) if has_split("val", options) else None,
         average=AverageOptions(force=True, include_init=options.include_init),
-        bn=BnOptions.as_in(options),
-        # What fits into memory with gradients fits without.
-        evaluation=EvaluationOptions.as_in(options, batch_size=max(64, batch_size)),
-        context=context,
-        command_line=command_line(),
-        as_json=as_json,
+        setting=Setting(
+            train=open_split("train", options),
+            bn=BnOptions.as_in(options),
+            # What fits into memory with gradients fits without.
+            evaluation=EvaluationOptions.as_in(options, batch_size=max(64, batch_size)),
+            context=context,
+            listener=listening(context),
+        ),
+        val=open_split("val", options) if has_split("val", options) else None,
+        outcome=OutcomeOptions(as_json=as_json),
     )

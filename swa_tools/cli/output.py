@@ -45,6 +45,11 @@ def notice(text: str) -> None:
     click.echo(text, err=True)
 
 
+def number(value: float | None, *, digits: int = 2) -> str:
+    """Return a cell of a table; an empty one for what was not measured."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],

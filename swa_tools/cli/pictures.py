@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swa_tools.cli.shared_options import OutputOptions
 from swa_tools.options import option
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class PictureOptions:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DrawingOptions(PictureOptions):
+class DrawingOptions(OutputOptions, PictureOptions):
     """Where the numbers of a picture go, or come from, and what is made of them."""
 
     output: Path | None = option(
@@ -52,10 +53,6 @@ class DrawingOptions(PictureOptions):
         help="Draw these numbers again instead of measuring.",
         flag="--from",
         metavar="FILE.npz",
-    )
-    force: bool = option(False, help="Replace outputs that exist.")
-    as_json: bool = option(
-        False, help="Print one JSON document on stdout, nothing else.", flag="--json"
     )
 
     @property

@@ -12,8 +12,8 @@ from swa_tools.cli.output import PLAIN_INTERVAL_SECONDS, notice
 if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
     from swa_tools.records import Record
-    from swa_tools.training.plan import RunPlan
     from swa_tools.training.progress import Progress, RunListener
+    from swa_tools.training.run_plan import RunPlan
 
 
 @contextlib.contextmanager
@@ -28,16 +28,9 @@ def watch_run(context: "Distributed") -> Iterator["RunListener"]:
     if not context.is_main:
         yield RunListener()
         return
-    if sys.stderr is None or not sys.stderr.isatty():
-        show = _plain_lines()
-        yield RunListener(
-            on_plan=_announce(notice),
-            on_progress=show,
-            on_record=_validations(notice),
-            on_notice=notice,
-        )
-        return
-    with _bar() as (show, write):
+    has_terminal = sys.stderr is not None and sys.stderr.isatty()
+    with _bar() if has_terminal else contextlib.nullcontext((_plain_lines(), notice)) as shown:
+        show, write = shown
         yield RunListener(
             on_plan=_announce(write),
             on_progress=show,

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.output import notice, print_json, print_table
+from swa_tools.cli.output import notice, number, print_json, print_table
 from swa_tools.cli.pictures import save_picture
 
 if TYPE_CHECKING:
     from swa_tools.records import Record
     from swa_tools.training import FinetuneResult
     from swa_tools.training.options import FinetuneOptions, JobOptions
-    from swa_tools.training.plan import RunSizes
+    from swa_tools.training.run_plan import RunSizes
 
 
 def print_plan(options: "FinetuneOptions", job: "JobOptions") -> None:
@@ -127,9 +127,9 @@ def _row(record: "Record") -> list[str]:
         f"{average}{record.checkpoint}",
         f"{record.epoch or 0:.2f}",
         "" if record.lr is None else f"{record.lr:g}",
-        "" if record.top1 is None else f"{record.top1:.2f}",
-        "" if record.top5 is None else f"{record.top5:.2f}",
-        "" if record.nll is None else f"{record.nll:.4f}",
+        number(record.top1),
+        number(record.top5),
+        number(record.nll, digits=4),
     ]
 
 

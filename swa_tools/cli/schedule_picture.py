@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from swa_tools.report.style import Theme
-    from swa_tools.training.plan import RunPlan
+    from swa_tools.training.run_plan import RunPlan
 
 MOST_POINTS = 4000
 """More than these cannot be told apart on paper; longer runs are drawn at every so many steps."""

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.output import print_json, print_table
+from swa_tools.cli.output import number, print_json, print_table
+from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:
     from swa_tools.evaluation import CheckpointScores, Score
@@ -28,7 +29,7 @@ def print_scores(
     for name, score in by_name.items():
         row = _row(_title(name, scores), score)
         if has_real:
-            row.append(_number(_real(name, scores)))
+            row.append(number(_real(name, scores)))
         if has_several:
             is_best = name == best
             row.append("best" if is_best else f"{scores.evaluation.p_value(name, best):.3f}")
@@ -118,20 +119,14 @@ def _row(title: str, score: "Score") -> list[str]:
         title,
         f"{score.top1:.2f}",
         f"{low:.2f} – {high:.2f}",
-        _number(score.top5),
+        number(score.top5),
         f"{score.nll:.4f}",
         f"{score.ece:.2f}",
     ]
 
 
 def _interval(score: "Score") -> tuple[float, float]:
-    from swa_tools.evaluation import wilson_interval
-
     return wilson_interval(score.n_correct, score.n_samples)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def _classes(scores: "CheckpointScores", name: str) -> dict[str, tuple[int, int]]:

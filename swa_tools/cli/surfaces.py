@@ -9,9 +9,9 @@ import click
 
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import Decorator, options_of, taken
-from swa_tools.cli.options import old_view_flags
 from swa_tools.cli.output import command_line, listening, notice, print_json, print_table
 from swa_tools.cli.pictures import DrawingOptions, save_picture
+from swa_tools.cli.shared_options import old_view_flags
 from swa_tools.data.options import ImageSource
 from swa_tools.errors import SwaToolsError
 from swa_tools.landscape.options import DEFAULT_WEIGHT_DECAY, SurfaceOptions
@@ -75,10 +75,7 @@ def read_kind(path: Path, kind: str) -> "Numbers":
 
 
 def present(
-    numbers: "Numbers",
-    drawing: DrawingOptions,
-    *,
-    draw: "Callable[[Numbers], Picture]",
+    numbers: "Numbers", drawing: DrawingOptions, *, draw: "Callable[[Numbers], Picture]"
 ) -> None:
     """Draw the pictures and show the numbers."""
     for plot in drawing.files:

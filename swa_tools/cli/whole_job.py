@@ -9,48 +9,36 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.output import listening, notice, print_json, print_table
-from swa_tools.cli.results import recording
+from swa_tools.cli.output import command_line, notice, number, print_json, print_table
+from swa_tools.cli.recording import recording
+from swa_tools.cli.shared_options import OutcomeOptions
 
 if TYPE_CHECKING:
     from swa_tools.averaging import AverageOptions
-    from swa_tools.batchnorm import BnOptions
     from swa_tools.data import ImageSet
-    from swa_tools.distributed import Distributed
-    from swa_tools.evaluation import EvaluationOptions
     from swa_tools.records import Record
     from swa_tools.run_directory import RunDirectory
-    from swa_tools.selection import ScoredAverage
+    from swa_tools.selection import ScoredAverage, Setting
 
 
 def average_recompute_evaluate(
     paths: Sequence[Path],
     output: Path,
     *,
-    train: "ImageSet",
-    val: "ImageSet | None",
     average: "AverageOptions",
-    bn: "BnOptions",
-    evaluation: "EvaluationOptions",
-    context: "Distributed",
-    command_line: str,
-    as_json: bool,
-    results: Path | None = None,
+    setting: "Setting",
+    val: "ImageSet | None",
+    outcome: OutcomeOptions,
 ) -> None:
     """Do the whole job over checkpoints, record the scores and print them.
 
     Args:
         paths: The checkpoints.
         output: Safetensors file to write.
-        train: Images to recompute BatchNorm on.
-        val: Images to score on; None to score nothing.
         average: How to average.
-        bn: How to recompute.
-        evaluation: How to score.
-        context: The processes that share the work.
-        command_line: How to obtain the scores again.
-        as_json: Whether to print one JSON document.
-        results: Where the record goes; None: to the run that all checkpoints come from, if any.
+        setting: What the average is made ready with.
+        val: Images to score on; None to score nothing.
+        outcome: Where the results go.
     """
     from swa_tools.run_directory import common_run
     from swa_tools.selection import average_and_score
@@ -60,16 +48,12 @@ def average_recompute_evaluate(
     scored = average_and_score(
         paths,
         output,
-        train=train,
+        average=average,
+        setting=setting,
         val=val,
         reference=_reference(paths, minima),
-        average=average,
-        bn=bn,
-        evaluation=evaluation,
-        context=context,
-        listener=listening(context),
     )
-    if not context.is_main:
+    if not setting.context.is_main:
         return
     for line in scored.recomputation.notices():
         notice(line)
@@ -78,11 +62,11 @@ def average_recompute_evaluate(
         notice(f"{n_skipped} images could not be read and were left out")
     if scored.scores is None:
         notice("no validation images: the average is not scored")
-        _print_unscored(scored, output, as_json=as_json)
+        _print_unscored(scored, output, as_json=outcome.as_json)
         return
-    record = scored.scores.records(split="val", command=command_line)[0]
-    with recording([record], results, paths=paths):
-        if as_json:
+    record = scored.scores.records(split="val", command=command_line())[0]
+    with recording([record], outcome.results, paths=paths):
+        if outcome.as_json:
             print_json(_document(scored))
         else:
             _print(scored, record, run=run)
@@ -213,11 +197,7 @@ def _print(scored: "ScoredAverage", record: "Record", *, run: "RunDirectory | No
 
 
 def _cells(score: Any) -> list[str]:
-    return [
-        f"{score.top1:.2f}",
-        "" if score.top5 is None else f"{score.top5:.2f}",
-        f"{score.nll:.4f}",
-    ]
+    return [number(score.top1), number(score.top5), number(score.nll, digits=4)]
 
 
 def _compared(scored: "ScoredAverage", name: str) -> str:

@@ -13,7 +13,7 @@ from swa_tools.data.options import PassOptions
 from swa_tools.data.pipeline import Batch, Pipeline
 from swa_tools.data.random_numbers import permutation
 from swa_tools.data.views import EvaluationView, TrainingView, training_view
-from swa_tools.data.workers import View, default_workers
+from swa_tools.data.workers import View
 from swa_tools.distributed import Distributed, single_process
 from swa_tools.errors import DataError
 
@@ -208,7 +208,9 @@ def training_loader(
         return [order[first : first + share] for first in firsts]
 
     prepared = TrainingView(info=view or training_view(preprocessing), seed=seed)
-    pipeline = _pipeline(images, preprocessing, prepared, steps_per_epoch, options, context)
+    pipeline = Pipeline(
+        images, prepared, preprocessing, options=options, context=context, n_batches=steps_per_epoch
+    )
     return TrainingLoader(pipeline, batches_of, steps_per_epoch=steps_per_epoch)
 
 
@@ -230,27 +232,10 @@ def _loader(
 ) -> Loader:
     """Return the loader of this rank's share of the batches."""
     batches = batches[context.rank :: context.world_size]
-    return Loader(_pipeline(images, preprocessing, view, len(batches), options, context), batches)
-
-
-def _pipeline(
-    images: ImageSet,
-    preprocessing: Preprocessing,
-    view: View,
-    n_batches: int,
-    options: PassOptions,
-    context: Distributed,
-) -> Pipeline:
-    workers = default_workers(context.device) if options.workers is None else options.workers
-    return Pipeline(
-        images,
-        view,
-        preprocessing=preprocessing,
-        device=context.device,
-        workers=min(workers, n_batches),
-        skip_bad_images=options.skip_bad_images,
-        channels_last=options.channels_last,
+    pipeline = Pipeline(
+        images, view, preprocessing, options=options, context=context, n_batches=len(batches)
     )
+    return Loader(pipeline, batches)
 
 
 def _split(order: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -28,16 +28,10 @@ class ImageSource:
         **_SOURCE,
     )
     train_dir: Path | None = option(
-        None,
-        help="Folder of the training images alone.",
-        metavar="DIR",
-        **_SOURCE,
+        None, help="Folder of the training images alone.", metavar="DIR", **_SOURCE
     )
     val_dir: Path | None = option(
-        None,
-        help="Folder of the validation images alone.",
-        metavar="DIR",
-        **_SOURCE,
+        None, help="Folder of the validation images alone.", metavar="DIR", **_SOURCE
     )
     dataset: str | None = option(
         None,

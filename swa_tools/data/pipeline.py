@@ -11,8 +11,10 @@ import torch
 
 from swa_tools.checkpoints import Preprocessing
 from swa_tools.data.images import ImageSet
+from swa_tools.data.options import PassOptions
 from swa_tools.data.views import Normaliser
-from swa_tools.data.workers import Decoder, DecodingPool, Task, View
+from swa_tools.data.workers import Decoder, DecodingPool, Task, View, default_workers
+from swa_tools.distributed import Distributed
 from swa_tools.errors import DataError
 
 
@@ -37,10 +39,9 @@ class Pipeline:
         images: The set.
         view: Turns an image into the pixels of the input.
         preprocessing: Supplies mean and std.
-        device: Where batches go.
-        workers: Processes that decode; 0 for none.
-        skip_bad_images: Whether an unreadable image is left out instead of being an error.
-        channels_last: The memory format of the batches.
+        options: How images are loaded; the batch size does not matter here.
+        context: Supplies the device that batches go to.
+        n_batches: The most processes that are of use.
 
     Attributes:
         skipped: Paths of the images left out so far, each once.
@@ -50,26 +51,29 @@ class Pipeline:
         self,
         images: ImageSet,
         view: View,
-        *,
         preprocessing: Preprocessing,
-        device: torch.device,
-        workers: int,
-        skip_bad_images: bool,
-        channels_last: bool,
+        *,
+        options: PassOptions,
+        context: Distributed,
+        n_batches: int,
     ) -> None:
+        device = context.device
+        workers = default_workers(device) if options.workers is None else options.workers
         self.skipped: list[str] = []
         self._images = images
         self._targets = torch.tensor(images.targets, dtype=torch.int64)
         self._device = device
-        self._skip_bad_images = skip_bad_images
+        self._skip_bad_images = options.skip_bad_images
         self._normalise = Normaliser(
             preprocessing,
             image_size=view.image_size,
             device=device,
-            channels_last=channels_last,
+            channels_last=options.channels_last,
         )
         self._pool = DecodingPool(
-            Decoder(images.open, view), workers=workers, pin_memory=device.type == "cuda"
+            Decoder(images.open, view),
+            workers=min(workers, n_batches),
+            pin_memory=device.type == "cuda",
         )
 
     def run(self, batches: Sequence[np.ndarray], *, epoch: int) -> Iterator[Batch]:

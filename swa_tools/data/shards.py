@@ -55,7 +55,7 @@ def open_shards(root: Path, *, split: Literal["train", "val"]) -> ImageSet:
         targets=tuple(sample.target for sample in samples),
         classes=tuple(map(str, range(n_classes))),
         outputs=tuple(range(n_classes)),
-        open=_Opener(root),
+        open=_ShardOpener(root),
     )
 
 
@@ -114,7 +114,7 @@ def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> i
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Opener:
+class _ShardOpener:
     """Opens images by the paths that `open_shards` makes, which end in offset and length."""
 
     root: Path

@@ -50,11 +50,11 @@ def open_dataset(
         targets=targets,
         classes=classes,
         outputs=tuple(range(len(classes))),
-        open=_Opener(dataset),
+        open=_DatasetOpener(dataset),
     )
 
 
-class _Opener:
+class _DatasetOpener:
     """Opens images by the paths that `open_dataset` makes: their last part is the position."""
 
     def __init__(self, dataset: Any) -> None:

@@ -48,9 +48,7 @@ def training_view(preprocessing: Preprocessing, *, min_area: float = MIN_AREA) -
 def evaluation_view(preprocessing: Preprocessing) -> ViewInfo:
     """Describe the evaluation view."""
     return ViewInfo(
-        size=preprocessing.image_size,
-        crop="evaluation",
-        interpolation=preprocessing.interpolation,
+        size=preprocessing.image_size, crop="evaluation", interpolation=preprocessing.interpolation
     )
 
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from swa_tools.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from swa_tools.evaluation.checkpoint_scores import CheckpointScores, ScoredCheckpoint
     from swa_tools.evaluation.ensemble import ENSEMBLE, Agreement
     from swa_tools.evaluation.metrics import Score
     from swa_tools.evaluation.model_bank import ModelBank
     from swa_tools.evaluation.one_pass import Evaluation, Predictor, evaluate, score_predictors
     from swa_tools.evaluation.options import EvaluationOptions
-    from swa_tools.evaluation.results import CheckpointScores, ScoredCheckpoint
     from swa_tools.evaluation.scoring import evaluate_checkpoints
-    from swa_tools.statistics import mcnemar, wilson_interval
 
 __getattr__, __all__ = lazy_names(
     __name__,
@@ -25,8 +24,7 @@ __getattr__, __all__ = lazy_names(
         "model_bank": ("ModelBank",),
         "one_pass": ("Evaluation", "Predictor", "evaluate", "score_predictors"),
         "options": ("EvaluationOptions",),
-        "results": ("CheckpointScores", "ScoredCheckpoint"),
+        "checkpoint_scores": ("CheckpointScores", "ScoredCheckpoint"),
         "scoring": ("evaluate_checkpoints",),
-        "statistics": ("mcnemar", "wilson_interval"),
     },
 )

@@ -33,30 +33,19 @@ class Score:
     nll: float
     ece: float
 
-    def record(
-        self,
-        *,
-        kind: str,
-        checkpoint: str | None,
-        bn: str | None = None,
-        split: str,
-        digest: str | None = None,
-        command: str | None = None,
-    ) -> Record:
-        """Return the record of this score; the arguments are fields of `Record`."""
-        return Record(
-            event="evaluation",
-            checkpoint=checkpoint,
-            digest=digest,
-            kind=kind,
-            bn=bn,
-            split=split,
+    def record(self, about: Record) -> Record:
+        """Return a record with this score.
+
+        Args:
+            about: A record that says what was scored, without the score.
+        """
+        return dataclasses.replace(
+            about,
             n_samples=self.n_samples,
             top1=self.top1,
             top5=self.top5,
             nll=self.nll,
             ece=self.ece,
-            command=command,
         )
 
 

@@ -7,18 +7,16 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from swa_tools.data import ImageSet, Loader, evaluation_loader, map_to_outputs
+from swa_tools.data import ImageSet, evaluation_loader, map_to_outputs
 from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import SwaToolsError
 from swa_tools.evaluation.candidates import Candidate, check_bn, open_candidates
+from swa_tools.evaluation.checkpoint_scores import CheckpointScores, ScoredCheckpoint
 from swa_tools.evaluation.ensemble import ENSEMBLE
 from swa_tools.evaluation.model_bank import ModelBank
 from swa_tools.evaluation.one_pass import Evaluation, Predictor, score_predictors
 from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.evaluation.real_labels import real_accuracy, real_labels
-from swa_tools.evaluation.results import CheckpointScores, ScoredCheckpoint
 from swa_tools.evaluation.saved_logits import labels_only, logits_path, reading, saving
 from swa_tools.listening import Listener
 from swa_tools.models import BuiltModel, load_checkpoint, load_state_dict
@@ -63,7 +61,7 @@ def evaluate_checkpoints(
         notices += check_bn(candidates, built.module)
     images = map_to_outputs(images, built.info)
     members = _members(candidates) if options.ensemble else []
-    loader = _loader(images, built, options=options, context=context)
+    loader = evaluation_loader(images, built.preprocessing, options=options, context=context)
     with contextlib.ExitStack() as stack:
         n_images = len(images) // context.world_size
         advance = stack.enter_context((listener or Listener()).on_stage(stage, n_images))
@@ -88,12 +86,6 @@ def evaluate_checkpoints(
         ensemble_name="FGE" if members and all(map(_is_triangular, members)) else ENSEMBLE,
         notices=tuple(notices),
     )
-
-
-def _loader(
-    images: ImageSet, built: BuiltModel, *, options: EvaluationOptions, context: Distributed
-) -> Loader:
-    return evaluation_loader(images, built.preprocessing, options=options, context=context)
 
 
 def _predictors(
@@ -126,11 +118,8 @@ def _predictors(
     }
     # Rank 0 decides, so that a file that appears in the meantime cannot make the ranks disagree.
     saved = context.broadcast({name for name, file in files.items() if file.exists()})
-    module = built.module.to(context.device)
-    if options.channels_last:
-        module = module.to(memory_format=torch.channels_last)
     bank = ModelBank(
-        module,
+        built.on(context.device, channels_last=options.channels_last).module,
         {
             one.name: functools.partial(load_state_dict, one.path, entry=options.entry)
             for one in candidates
@@ -187,11 +176,7 @@ def _is_triangular(candidate: Candidate) -> bool:
 
 
 def _scored(
-    candidates: Sequence[Candidate],
-    built: BuiltModel,
-    *,
-    images: ImageSet,
-    evaluation: Evaluation,
+    candidates: Sequence[Candidate], built: BuiltModel, *, images: ImageSet, evaluation: Evaluation
 ) -> tuple[ScoredCheckpoint, ...]:
     labels = real_labels(images) if built.info.head == "imagenet-1k" else None
     return tuple(
@@ -200,7 +185,6 @@ def _scored(
             name=one.name,
             digest=one.digest,
             metadata=one.metadata,
-            kind=one.kind,
             bn=one.bn_state(built.module),
             score=evaluation.scores[one.name],
             real=None

@@ -61,9 +61,7 @@ class Surface:
     ) -> None:
         built, metadata = load_checkpoint(checkpoint, options)
         self._options, self._amp = options, amp_dtype(options.amp, device)
-        self._module = built.module.to(device)
-        if options.channels_last:
-            self._module = self._module.to(memory_format=torch.channels_last)
+        self._module = built.on(device, channels_last=options.channels_last).module
         self._info, self._preprocessing = built.info, built.preprocessing
         self.has_batchnorm = has_batchnorm(self._module)
         self._conditions = conditions_of(options, metadata, built.preprocessing)
@@ -171,10 +169,7 @@ class Surface:
 
     def _evaluate(self, name: str, advance: Advance) -> Evaluation:
         return evaluate(
-            {"point": self._module},
-            self._loaders[name],
-            amp=self._amp,
-            advance=advance,
+            {"point": self._module}, self._loaders[name], amp=self._amp, advance=advance
         )
 
     def _overflow(self, l2: float) -> PointScore:

@@ -13,13 +13,7 @@ from swa_tools.distributed import Distributed
 from swa_tools.landscape.geometry import Tensors
 from swa_tools.landscape.measurement_files import check_numbers, write_numbers
 from swa_tools.landscape.options import SurfaceOptions
-from swa_tools.landscape.points import (
-    FIELDS,
-    SUFFIX,
-    OtherWorkError,
-    PointFile,
-    PointScore,
-)
+from swa_tools.landscape.points import FIELDS, SUFFIX, OtherWorkError, PointFile, PointScore
 from swa_tools.landscape.surface import Surface
 from swa_tools.listening import Listener
 from swa_tools.measurements import describe

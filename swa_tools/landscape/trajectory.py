@@ -131,12 +131,7 @@ def _gram(checkpoints: Sequence[Checkpoint]) -> tuple[Array, Array, int]:
 
 
 def _measure(
-    names: Sequence[str],
-    gram: Array,
-    squared_norms: Array,
-    n_parameters: int,
-    *,
-    n_captures: int,
+    names: Sequence[str], gram: Array, squared_norms: Array, n_parameters: int, *, n_captures: int
 ) -> Trajectory:
     n = n_captures
     diagonal = np.diagonal(gram)
@@ -228,10 +223,7 @@ def explore(path: Trajectory) -> dict[str, Exploration]:
             straight=line,
         ),
         "step_cosine": Exploration(
-            measured=_mean(path.step_cosines),
-            independent=-0.5,
-            random_walk=0.0,
-            straight=1.0,
+            measured=_mean(path.step_cosines), independent=-0.5, random_walk=0.0, straight=1.0
         ),
     }
 
@@ -301,10 +293,7 @@ def describe_trajectory(path: Trajectory) -> dict[str, Any]:
             "measured": float(np.mean(path.to_mean**2)),
             "independent": (1 - 1 / n) * trace,
         },
-        "squared_step": {
-            "measured": float(np.mean(path.steps**2)),
-            "independent": 2 * trace,
-        },
+        "squared_step": {"measured": float(np.mean(path.steps**2)), "independent": 2 * trace},
         "exploration": {
             name: {
                 key: value if math.isfinite(value) else None

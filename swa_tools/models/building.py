@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from swa_tools.checkpoints import ModelInfo, Preprocessing
@@ -40,8 +41,15 @@ class BuiltModel:
     info: ModelInfo
     preprocessing: Preprocessing
 
+    def on(self, device: torch.device, *, channels_last: bool) -> "BuiltModel":
+        """Return the model on a device, in a memory layout; the module itself goes there."""
+        module = self.module.to(device)
+        if channels_last:
+            module = module.to(memory_format=torch.channels_last)
+        return dataclasses.replace(self, module=module)
 
-def describe(
+
+def model_info(
     name: str, *, kwargs: Mapping[str, Any], num_classes: int, own_num_classes: int
 ) -> ModelInfo:
     """Return the metadata of a model whose weights came with `own_num_classes` outputs."""

@@ -17,7 +17,7 @@ from swa_tools.models.building import (
     Request,
     clear_errors,
     closest,
-    describe,
+    model_info,
 )
 
 ELSEWHERE = ("hf-hub:", "local-dir:")
@@ -55,7 +55,7 @@ def build(request: Request) -> BuiltModel:
             kwargs = {**_saved_arguments(timm_name), **kwargs}
     return BuiltModel(
         module=module,
-        info=describe(
+        info=model_info(
             name,
             kwargs=kwargs,
             num_classes=int(module.num_classes),

@@ -13,7 +13,7 @@ from swa_tools.models.building import (
     Request,
     clear_errors,
     closest,
-    describe,
+    model_info,
     resized,
 )
 
@@ -52,7 +52,7 @@ def build(request: Request) -> BuiltModel:
             module = _with_new_classifier(module, fresh) if request.pretrained else fresh
     return BuiltModel(
         module=module,
-        info=describe(request.name, kwargs=kwargs, num_classes=n_outputs, own_num_classes=n_own),
+        info=model_info(request.name, kwargs=kwargs, num_classes=n_outputs, own_num_classes=n_own),
         preprocessing=preprocessing,
     )
 

@@ -1,13 +1,13 @@
 """What other commands left in a run's folder for the report: a BatchNorm ablation, and logits."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from swa_tools.errors import SwaToolsError
+from swa_tools.json_documents import parse_object
 
 ABLATION_FILE = "bn-ablation.json"
 
@@ -73,7 +73,7 @@ def read_attachments(folder: Path) -> Attachments:
 def _read_ablation(folder: Path) -> Ablation | None:
     path = folder / ABLATION_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_object(path.read_bytes())
         command = document.get("command")
         return Ablation(
             curves={

@@ -1,24 +1,15 @@
 """Average, recompute BatchNorm, score: the whole job over files."""
 
-import contextlib
 import dataclasses
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from swa_tools.averaging import AverageOptions, AverageResult, average_checkpoints
-from swa_tools.batchnorm import BnOptions, Recomputation, update_checkpoint
+from swa_tools.averaging import AverageOptions, AverageResult
+from swa_tools.batchnorm import Recomputation
 from swa_tools.checkpoints import check_output
 from swa_tools.data import ImageSet
-from swa_tools.distributed import Distributed
-from swa_tools.evaluation import (
-    CheckpointScores,
-    EvaluationOptions,
-    Score,
-    ScoredCheckpoint,
-    evaluate_checkpoints,
-)
-from swa_tools.listening import Listener
+from swa_tools.evaluation import CheckpointScores, Score, ScoredCheckpoint, evaluate_checkpoints
+from swa_tools.selection.setting import Setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,56 +68,34 @@ def average_and_score(
     paths: Sequence[Path],
     output: Path,
     *,
-    train: ImageSet,
+    average: AverageOptions,
+    setting: Setting,
     val: ImageSet | None,
     reference: Path | None = None,
-    average: AverageOptions,
-    bn: BnOptions,
-    evaluation: EvaluationOptions,
-    context: Distributed,
-    listener: Listener | None = None,
 ) -> ScoredAverage:
     """Average checkpoints, recompute the average's BatchNorm statistics, and score it.
 
     In the same pass over the images the average is also scored with its averaged statistics, so
     that nobody has to trust the recompute. The output appears once its statistics fit its weights.
-    Rank 0 averages and writes.
 
     Args:
         paths: The checkpoints.
         output: The safetensors file to write.
-        train: Images to recompute BatchNorm on.
-        val: Images to score on; None to score nothing.
-        reference: A checkpoint to score in the same pass, for comparison; left out where
-            `evaluation` names an entry.
         average: How the checkpoints are averaged.
-        bn: How the statistics are measured.
-        evaluation: How the average is scored, and which model it belongs to if the checkpoints do
-            not say.
-        context: The processes that share the work.
-        listener: Who hears how far each stage is.
+        setting: What the average is made ready with.
+        val: Images to score on; None to score nothing.
+        reference: A checkpoint to score in the same pass, for comparison; left out where the
+            evaluation names an entry.
 
     Raises:
         SwaToolsError: As from each of the three stages; nothing is written before the second one
             is done.
     """
     check_output(output, force=average.force)
-    result = None
-    with shared_folder(output.parent, context) as folder:
+    evaluation = setting.evaluation
+    with setting.shared_folder(output.parent) as folder:
         stale = folder / f"stale-{output.name}"
-        if context.is_main:
-            result = average_checkpoints(paths, stale, options=average)
-        context.barrier()
-        recomputation = update_checkpoint(
-            stale,
-            output,
-            train,
-            options=bn,
-            context=context,
-            choice=evaluation.without_entry,
-            force=average.force,
-            listener=listener,
-        )
+        result, recomputation = setting.make_ready(paths, output, stale=stale, average=average)
         if val is None:
             return ScoredAverage(average=result, recomputation=recomputation, scores=None)
         others = [stale] if recomputation.bn.state == "updated" else []
@@ -137,8 +106,8 @@ def average_and_score(
             [output, *others],
             val,
             options=dataclasses.replace(evaluation, entry=None, allow_stale_bn=True),
-            context=context,
-            listener=listener,
+            context=setting.context,
+            listener=setting.listener,
         )
     names = {one.path: one.name for one in scores.checkpoints}
     return ScoredAverage(
@@ -148,15 +117,3 @@ def average_and_score(
         stale=names.get(stale),
         reference=names.get(reference) if reference is not None else None,
     )
-
-
-@contextlib.contextmanager
-def shared_folder(parent: Path, context: Distributed) -> Iterator[Path]:
-    """Make a temporary folder on rank 0, for all ranks, and remove it when they are done."""
-    with contextlib.ExitStack() as stack:
-        folder = None
-        if context.is_main:
-            temporary = tempfile.TemporaryDirectory(prefix=".swa-tools-", dir=parent)
-            folder = stack.enter_context(temporary)
-        yield Path(context.broadcast(str(folder)))
-        context.barrier()

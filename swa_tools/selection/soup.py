@@ -8,15 +8,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from swa_tools.averaging import AverageOptions, RunningMean, average_checkpoints
-from swa_tools.batchnorm import BnOptions, Recomputation, update_checkpoint
+from swa_tools.averaging import AverageOptions, RunningMean
+from swa_tools.batchnorm import Recomputation
 from swa_tools.checkpoints import check_output
 from swa_tools.data import ImageSet
-from swa_tools.distributed import Distributed
-from swa_tools.evaluation import EvaluationOptions, Score, evaluate_checkpoints
-from swa_tools.listening import Listener
+from swa_tools.evaluation import Score, evaluate_checkpoints
 from swa_tools.models import from_arrays, load_state_dict, to_arrays
-from swa_tools.selection.scored_average import shared_folder
+from swa_tools.selection.setting import Setting
 from swa_tools.selection.trial import Trial, open_trial
 
 
@@ -60,13 +58,9 @@ def greedy_soup(
     output: Path,
     *,
     held_out: ImageSet,
-    train: ImageSet,
-    bn: BnOptions,
+    setting: Setting,
     trial_samples: int,
-    evaluation: EvaluationOptions,
-    context: Distributed,
     force: bool = False,
-    listener: Listener | None = None,
 ) -> GreedySoup:
     """Choose the checkpoints of a soup, average them and recompute BatchNorm.
 
@@ -77,67 +71,46 @@ def greedy_soup(
         paths: The candidates.
         output: The safetensors file to write.
         held_out: Images to choose by, their classes not mapped yet.
-        train: Other images, to recompute BatchNorm on.
-        bn: How the statistics of the output are measured.
+        setting: What the output is made ready with; its images are others.
         trial_samples: The most images that the statistics of a soup on trial are measured on.
-        evaluation: How weights are scored.
-        context: The processes that share the images.
         force: Whether an existing output may be replaced.
-        listener: Who hears how far the passes over images are.
 
     Raises:
         SwaToolsError: As from `evaluate_checkpoints`, `average_checkpoints` and
             `update_checkpoint`; nothing is written then.
     """
     check_output(output, force=force)
-    listener = listener or Listener()
-    trial = open_trial(
-        paths[0],
-        bn_images=train,
-        images=held_out,
-        bn=dataclasses.replace(bn, n_samples=min(trial_samples, bn.n_samples or trial_samples)),
-        evaluation=evaluation,
-        context=context,
-    )
-    steps = _choose(paths, held_out, trial=trial, listener=listener)
-    with shared_folder(output.parent, context) as folder:
-        stale = folder / output.name
-        if context.is_main:
-            taken = [step.path for step in steps if step.is_taken]
-            average_checkpoints(
-                taken, stale, kind="soup", options=AverageOptions(entry=evaluation.entry)
-            )
-        context.barrier()
-        recomputation = update_checkpoint(
-            stale,
+    n_samples = min(trial_samples, setting.bn.n_samples or trial_samples)
+    on_trial = dataclasses.replace(setting.bn, n_samples=n_samples)
+    trial = open_trial(paths[0], held_out, dataclasses.replace(setting, bn=on_trial))
+    steps = _choose(paths, held_out, trial)
+    with setting.shared_folder(output.parent) as folder:
+        _, recomputation = setting.make_ready(
+            [step.path for step in steps if step.is_taken],
             output,
-            train,
-            options=bn,
-            context=context,
-            choice=evaluation.without_entry,
-            force=force,
-            listener=listener,
+            stale=folder / output.name,
+            average=AverageOptions(entry=setting.evaluation.entry, force=force),
+            kind="soup",
         )
     return GreedySoup(steps=tuple(steps), recomputation=recomputation)
 
 
-def _choose(
-    paths: Sequence[Path], held_out: ImageSet, *, trial: Trial, listener: Listener
-) -> list[SoupStep]:
+def _choose(paths: Sequence[Path], held_out: ImageSet, trial: Trial) -> list[SoupStep]:
+    setting = trial.setting
     alone = evaluate_checkpoints(
         paths,
         held_out,
-        options=trial.evaluation,
-        context=trial.context,
-        listener=listener,
+        options=setting.evaluation,
+        context=setting.context,
+        listener=setting.listener,
         stage="scoring the candidates",
     )
     ranked = sorted(alone.checkpoints, key=lambda one: -one.score.n_correct)
     soup, best = RunningMean(), 0
     steps: list[SoupStep] = []
-    with listener.on_stage("trying soups", len(ranked) * trial.n_images) as advance:
+    with setting.listener.on_stage("trying soups", len(ranked) * trial.n_images) as advance:
         for candidate in ranked:
-            arrays = to_arrays(load_state_dict(candidate.path, entry=trial.evaluation.entry))
+            arrays = to_arrays(load_state_dict(candidate.path, entry=setting.evaluation.entry))
             name = f"the soup with {candidate.name}"
             mean = from_arrays(soup.mean_with(arrays, where=str(candidate.path)), where=name)
             together = trial.score({name: mean}, advance=advance)[name]

@@ -14,12 +14,10 @@ from typing import Literal
 import torch
 
 from swa_tools.averaging import iterate_running
-from swa_tools.batchnorm import BnOptions
 from swa_tools.data import ImageSet
-from swa_tools.distributed import Distributed
-from swa_tools.evaluation import EvaluationOptions, Score
-from swa_tools.listening import Listener
+from swa_tools.evaluation import Score
 from swa_tools.models import from_arrays
+from swa_tools.selection.setting import Setting
 from swa_tools.selection.trial import open_trial
 
 End = Literal["first", "last"]
@@ -52,16 +50,7 @@ class SweepPoint:
         return f"{self.end}-{self.n:03d}"
 
 
-def sweep(
-    paths: Sequence[Path],
-    *,
-    train: ImageSet,
-    images: ImageSet,
-    bn: BnOptions,
-    evaluation: EvaluationOptions,
-    context: Distributed,
-    listener: Listener | None = None,
-) -> list[SweepPoint]:
+def sweep(paths: Sequence[Path], images: ImageSet, setting: Setting) -> list[SweepPoint]:
     """Score the averages of the first 1, 2, …, N checkpoints and of the last 1, 2, …, N.
 
     Nothing is written. Every checkpoint is read once for each end, and `evaluation.at_once`
@@ -69,12 +58,8 @@ def sweep(
 
     Args:
         paths: The checkpoints, in their order.
-        train: Images to recompute BatchNorm on.
         images: Images to score on, their classes not mapped yet.
-        bn: How the statistics are measured.
-        evaluation: How the averages are scored.
-        context: The processes that share the images.
-        listener: Who hears how far it is, and each line that a user should know.
+        setting: What the averages are made ready with.
 
     Returns:
         The averages of the first n, then those of the last n; the average of all is in both.
@@ -82,15 +67,8 @@ def sweep(
     Raises:
         SwaToolsError: As from `average_checkpoints`, `recompute` and `evaluate`.
     """
-    trial = open_trial(
-        paths[0],
-        bn_images=train,
-        images=images,
-        bn=bn,
-        evaluation=evaluation,
-        context=context,
-    )
-    listener = listener or Listener()
+    trial = open_trial(paths[0], images, setting)
+    evaluation, listener = setting.evaluation, setting.listener
     for line in trial.notices:
         listener.on_notice(line)
     n_groups = math.ceil((2 * len(paths) - 1) / evaluation.at_once)

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from swa_tools.batchnorm import BnOptions, Conditions, conditions_of, recompute
+from swa_tools.batchnorm import Conditions, conditions_of, recompute
 from swa_tools.data import ImageSet, evaluation_loader, map_to_outputs
-from swa_tools.distributed import Distributed, amp_dtype
-from swa_tools.evaluation import EvaluationOptions, Score, evaluate
+from swa_tools.distributed import amp_dtype
+from swa_tools.evaluation import Score, evaluate
 from swa_tools.listening import Advance, unheard
 from swa_tools.models import BuiltModel, has_batchnorm, load_checkpoint, load_into
+from swa_tools.selection.setting import Setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,21 +23,15 @@ class Trial:
 
     Attributes:
         built: The model, on the device of the context.
-        bn_images: What BatchNorm statistics are measured on.
         images: The images to score on, with the model's outputs as targets.
-        bn: How the statistics are measured.
-        conditions: View, batch size and seed that they are measured with.
-        evaluation: How the weights are scored.
-        context: The processes that share the work.
+        setting: What the weights are made ready with.
+        conditions: View, batch size and seed that their statistics are measured with.
     """
 
     built: BuiltModel
-    bn_images: ImageSet
     images: ImageSet
-    bn: BnOptions
+    setting: Setting
     conditions: Conditions
-    evaluation: EvaluationOptions
-    context: Distributed
 
     @property
     def bn_state(self) -> str:
@@ -51,14 +46,12 @@ class Trial:
     @property
     def n_images(self) -> int:
         """Images that a call of `score` runs through the network, about, on this rank."""
-        n_samples = min(self.bn.n_samples or len(self.bn_images), len(self.bn_images))
-        return (n_samples + len(self.images)) // self.context.world_size
+        n_all = len(self.setting.train)
+        n_samples = min(self.setting.bn.n_samples or n_all, n_all)
+        return (n_samples + len(self.images)) // self.setting.context.world_size
 
     def score(
-        self,
-        state_dicts: Mapping[str, Mapping[str, torch.Tensor]],
-        *,
-        advance: Advance = unheard,
+        self, state_dicts: Mapping[str, Mapping[str, torch.Tensor]], *, advance: Advance = unheard
     ) -> dict[str, Score]:
         """Recompute BatchNorm for each set of weights and score it.
 
@@ -76,54 +69,38 @@ class Trial:
             module = copy.deepcopy(self.built.module) if modules else self.built.module
             load_into(module, state_dict, where=name)
             modules[name] = module
+        context, evaluation = self.setting.context, self.setting.evaluation
         recompute(
             list(modules.values()),
-            self.bn_images,
+            self.setting.train,
             preprocessing=self.built.preprocessing,
-            options=self.bn,
+            options=self.setting.bn,
             conditions=self.conditions,
-            context=self.context,
+            context=context,
             advance=advance,
         )
         loader = evaluation_loader(
-            self.images, self.built.preprocessing, options=self.evaluation, context=self.context
+            self.images, self.built.preprocessing, options=evaluation, context=context
         )
-        amp = amp_dtype(self.evaluation.amp, self.context.device)
-        return evaluate(modules, loader, context=self.context, amp=amp, advance=advance).scores
+        amp = amp_dtype(evaluation.amp, context.device)
+        return evaluate(modules, loader, context=context, amp=amp, advance=advance).scores
 
 
-def open_trial(
-    path: Path,
-    *,
-    bn_images: ImageSet,
-    images: ImageSet,
-    bn: BnOptions,
-    evaluation: EvaluationOptions,
-    context: Distributed,
-) -> Trial:
+def open_trial(path: Path, images: ImageSet, setting: Setting) -> Trial:
     """Build a checkpoint's model, for trials of weights of the same model.
 
     Args:
-        path: One of the checkpoints; it says which model they belong to, or `evaluation` does.
-        bn_images: What BatchNorm statistics are measured on.
+        path: One of the checkpoints; it says which model they belong to, or the evaluation does.
         images: The images to score on, their classes not mapped yet.
-        bn: How the statistics are measured.
-        evaluation: How the weights are scored.
-        context: The processes that share the work.
+        setting: What the weights are made ready with.
 
     Raises:
         SwaToolsError: As from `load_checkpoint` and `map_to_outputs`.
     """
-    built, metadata = load_checkpoint(path, evaluation)
-    module = built.module.to(context.device)
-    if evaluation.channels_last:
-        module = module.to(memory_format=torch.channels_last)
+    built, metadata = load_checkpoint(path, setting.evaluation)
     return Trial(
-        built=dataclasses.replace(built, module=module),
-        bn_images=bn_images,
+        built=built.on(setting.context.device, channels_last=setting.evaluation.channels_last),
         images=map_to_outputs(images, built.info),
-        bn=bn,
-        conditions=conditions_of(bn, metadata, built.preprocessing),
-        evaluation=evaluation,
-        context=context,
+        setting=setting,
+        conditions=conditions_of(setting.bn, metadata, built.preprocessing),
     )

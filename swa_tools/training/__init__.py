@@ -1,7 +1,8 @@
 """Fine-tuning: schedules, the loop, resuming.
 
 A run begins in `preparation.open_run`, which leads from its options to a `run.Run`: where it starts
-(`start`), what it will do (`plan`), what it trains (`network`). `loop.finetune` takes its steps.
+(`start`), what it will do (`run_plan`), what it trains (`network`). `loop.finetune` takes its
+steps.
 
 The names are imported when they are first used: `swa_tools.training.schedules` needs no torch.
 """
@@ -20,8 +21,7 @@ __getattr__, __all__ = lazy_names(
     __name__,
     {
         "loop": ("finetune",),
-        "optimizer_options": ("OptimizerOptions",),
-        "options": ("FinetuneOptions",),
+        "options": ("FinetuneOptions", "OptimizerOptions"),
         "progress": ("FinetuneResult",),
         "schedule_options": ("ScheduleOptions",),
     },

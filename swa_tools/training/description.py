@@ -17,8 +17,8 @@ from swa_tools.checkpoints import ModelInfo, content_digest
 from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.run_directory import RunDirectory, options_in
 from swa_tools.training.options import FinetuneOptions, recorded
-from swa_tools.training.plan import RunPlan
 from swa_tools.training.resume import ResumePoint
+from swa_tools.training.run_plan import RunPlan
 
 _LIBRARIES = ("torchvision", "timm", "numpy", "safetensors")
 

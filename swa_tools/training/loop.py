@@ -21,11 +21,7 @@ from swa_tools.training.progress import FinetuneResult, Progress, RunListener
 from swa_tools.training.resume import describe_changes, environment
 from swa_tools.training.run import Run
 from swa_tools.training.saving import clear_away, save, save_capture
-from swa_tools.training.validation import (
-    NotFiniteError,
-    score_average,
-    validate,
-)
+from swa_tools.training.validation import NotFiniteError, score_average, validate
 
 
 def finetune(
@@ -52,10 +48,7 @@ def finetune(
         if context is None:
             context = stack.enter_context(distributed(options.device))
         run = open_run(
-            options,
-            context=context,
-            listener=listener or RunListener(),
-            caller=caller or Caller(),
+            options, context=context, listener=listener or RunListener(), caller=caller or Caller()
         )
         stack.enter_context(_fastest_convolutions())
         _announce(run)

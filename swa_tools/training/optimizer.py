@@ -68,10 +68,7 @@ def _parameter_groups(module: nn.Module, options: OptimizerOptions) -> list[dict
     if not options.no_decay_norm_bias:
         return [{"params": parameters}]
     matrices, vectors = _split(parameters)
-    groups: list[dict[str, Any]] = [
-        {"params": matrices},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 

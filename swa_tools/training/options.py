@@ -229,10 +229,7 @@ class JobOptions:
     )
     tensorboard: bool = option(False, help="Write scalars to RUN/tensorboard/, too.")
     plot_schedule: Path | None = option(
-        None,
-        help="Draw the learning rate (PNG, SVG, PDF).",
-        metavar="FILE",
-        is_recorded=False,
+        None, help="Draw the learning rate (PNG, SVG, PDF).", metavar="FILE", is_recorded=False
     )
     only_plan: bool = option(
         False, help="Say what would be done, and stop.", flag="--plan", is_recorded=False

@@ -1,7 +1,6 @@
 """From the options of a run to its first step, or to the step where it is resumed."""
 
 import dataclasses
-import functools
 from typing import Any
 
 from swa_tools.checkpoints import content_digest
@@ -10,15 +9,15 @@ from swa_tools.errors import TrainingError
 from swa_tools.models import save_state_dict
 from swa_tools.run_directory import RunDirectory
 from swa_tools.training.averages import OnlineAverage
+from swa_tools.training.batches import Loaders, open_loaders
 from swa_tools.training.description import Caller, describe_earlier, describe_run
-from swa_tools.training.loaders import Loaders, open_loaders
 from swa_tools.training.network import build_network, check_network
 from swa_tools.training.optimizer import check_optimizer
 from swa_tools.training.options import FinetuneOptions, compared, recorded
-from swa_tools.training.plan import RunPlan, RunSizes, measure_run, parse_interval, plan_run
 from swa_tools.training.progress import RunListener
 from swa_tools.training.resume import ResumePoint, check_settings
 from swa_tools.training.run import Run
+from swa_tools.training.run_plan import RunPlan, RunSizes, measure_run, plan_run
 from swa_tools.training.schedule_options import steps_of
 from swa_tools.training.start import Start, is_resumed, open_start
 
@@ -91,7 +90,12 @@ def _prepare(
     check_optimizer(options.optimizer)
     loaders = open_loaders(options, start, context)
     options = _with_start_epoch(options, start, loaders.train.steps_per_epoch)
-    plan = _plan(options, start, loaders.train.steps_per_epoch, context)
+    plan = plan_run(
+        options,
+        n_images=len(start.train) if start.train is not None else options.synthetic_data or 0,
+        steps_per_epoch=loaders.train.steps_per_epoch,
+        world_size=context.world_size,
+    )
     if start.point is not None:
         _check_resumed(options, plan, start, start.point)
     _check_averages(options, plan, caller)
@@ -145,24 +149,6 @@ def _with_start_epoch(
     n_steps = steps_of(done / before.settings["steps per epoch"], steps_per_epoch)
     schedule = dataclasses.replace(schedule, start_epoch=n_steps / steps_per_epoch)
     return dataclasses.replace(options, schedule=schedule)
-
-
-def _plan(
-    options: FinetuneOptions, start: Start, steps_per_epoch: int, context: Distributed
-) -> RunPlan:
-    n_images = len(start.train) if start.train is not None else options.synthetic_data or 0
-    interval = functools.partial(parse_interval, steps_per_epoch=steps_per_epoch)
-    return plan_run(
-        options.schedule,
-        epochs=options.epochs,
-        n_images=n_images,
-        steps_per_epoch=steps_per_epoch,
-        batch_size=min(options.batch_size, n_images),
-        world_size=context.world_size,
-        accumulate=options.accumulate,
-        validate_every=interval(options.validate_every, flag="--validate-every", minutes=False),
-        resume_every=interval(options.resume_every, flag="--resume-every", minutes=True),
-    )
 
 
 def run_settings(

@@ -14,7 +14,7 @@ import torch
 from swa_tools.distributed import Distributed
 from swa_tools.listening import Listener, unheard
 from swa_tools.records import Record
-from swa_tools.training.plan import RunPlan
+from swa_tools.training.run_plan import RunPlan
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

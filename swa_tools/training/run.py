@@ -11,12 +11,12 @@ from swa_tools.distributed import Distributed
 from swa_tools.models import has_batchnorm
 from swa_tools.run_directory import RunDirectory
 from swa_tools.training.averages import OnlineAverage
+from swa_tools.training.batches import Loaders
 from swa_tools.training.interrupts import Votes
-from swa_tools.training.loaders import Loaders
 from swa_tools.training.network import Network
 from swa_tools.training.options import FinetuneOptions
-from swa_tools.training.plan import RunPlan
 from swa_tools.training.progress import LossLog, RunListener, Stopwatch
+from swa_tools.training.run_plan import RunPlan
 from swa_tools.training.start import Start, training_view_of
 
 

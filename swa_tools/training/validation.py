@@ -160,10 +160,12 @@ def _record_of_weights(run: Run, kind: str, score: Score) -> Record:
 
 
 def _record(run: Run, kind: str, score: Score, *, bn: BnInfo, path: Path | None) -> Record:
-    return score.record(
+    about = Record(
+        event="evaluation",
         checkpoint=None if path is None else path.name,
         digest=None if path is None or not run.context.is_main else content_digest(path),
         kind=kind,
         bn=bn.state,
         split="val",
     )
+    return score.record(about)

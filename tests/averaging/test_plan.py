@@ -11,7 +11,7 @@ from swa_tools.averaging import (
     TensorRules,
     Uniform,
     average_checkpoints,
-    describe,
+    describe_average,
     iterate_average,
     open_all,
     plan_average,
@@ -133,7 +133,7 @@ def test_checkpoints_of_different_models_are_refused(tmp_path):
         metadata = CheckpointMetadata(kind="checkpoint", model=model, bn=bn, swa_tools="0.1.0")
         write_checkpoint(path, BASE, metadata)
     with pytest.raises(CheckpointError, match="b.safetensors: .*resnet34") as caught:
-        describe(plan(paths))
+        describe_average(plan(paths))
     assert "a.safetensors" in str(caught.value)
 
 

@@ -53,7 +53,6 @@ def scored(tmp_path):
                         name="swa",
                         digest="",
                         metadata=None,
-                        kind="average",
                         bn="updated",
                         score=scores["swa"],
                         real=None,

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from swa_tools.data import Batch
 from swa_tools.errors import DataError, ModelError, SwaToolsError
-from swa_tools.evaluation import evaluate, mcnemar, score_predictors
+from swa_tools.evaluation import evaluate, score_predictors
+from swa_tools.statistics import mcnemar
 
 N_CLASSES = 7
 

@@ -11,7 +11,7 @@ from swa_tools.distributed import single_process
 from swa_tools.errors import DataError, OutputError
 from swa_tools.evaluation import EvaluationOptions, evaluate
 from swa_tools.models import load_checkpoint, load_into, save_state_dict
-from swa_tools.selection import greedy_soup
+from swa_tools.selection import Setting, greedy_soup
 
 CPU = single_process("cpu")
 BN = BnOptions(batch_size=8, workers=0, channels_last=False)
@@ -23,10 +23,12 @@ def images(image_folder):
     return hold_out(open_images(image_folder / "train"), 9, seed=0)
 
 
-def make_soup(paths, output, images, **changes):
+def make_soup(paths, output, images, *, trial_samples=12):
     held_out, train = images
-    options = {"bn": BN, "trial_samples": 12, "evaluation": EVALUATION, "context": CPU, **changes}
-    return greedy_soup(paths, output, held_out=held_out, train=train, **options)
+    setting = Setting(train=train, bn=BN, evaluation=EVALUATION, context=CPU)
+    return greedy_soup(
+        paths, output, held_out=held_out, setting=setting, trial_samples=trial_samples
+    )
 
 
 def n_correct_of(state_dicts, path, images):

@@ -6,7 +6,7 @@ from swa_tools.checkpoints import find_checkpoints
 from swa_tools.data import open_images
 from swa_tools.distributed import single_process
 from swa_tools.evaluation import EvaluationOptions
-from swa_tools.selection import average_and_score, sweep
+from swa_tools.selection import Setting, average_and_score, sweep
 
 CPU = single_process("cpu")
 BN = BnOptions(batch_size=8, workers=0)
@@ -21,7 +21,7 @@ def images(image_folder):
 def run_sweep(paths, images, *, at_once=4):
     train, val = images
     evaluation = EvaluationOptions(batch_size=8, workers=0, at_once=at_once)
-    return sweep(paths, train=train, images=val, bn=BN, evaluation=evaluation, context=CPU)
+    return sweep(paths, val, Setting(train=train, bn=BN, evaluation=evaluation, context=CPU))
 
 
 def test_every_average_is_scored_as_by_itself(run_with_captures, images, tmp_path):
@@ -42,12 +42,9 @@ def test_every_average_is_scored_as_by_itself(run_with_captures, images, tmp_pat
         alone = average_and_score(
             point.sources,
             tmp_path / f"{point.name}.safetensors",
-            train=train,
-            val=val,
             average=AverageOptions(),
-            bn=BN,
-            evaluation=EVALUATION,
-            context=CPU,
+            setting=Setting(train=train, bn=BN, evaluation=EVALUATION, context=CPU),
+            val=val,
         )
         expected = alone.scores.checkpoints[0].score
         assert point.bn == "updated"

@@ -15,29 +15,26 @@ from swa_tools.averaging import (
     Selection,
     WeightingOptions,
     average_checkpoints,
-    describe,
+    describe_average,
     open_all,
     plan_average,
 )
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.checkpoints import Checkpoint, check_output
 from swa_tools.cli.choosing import chosen_checkpoints
-from swa_tools.cli.computing import computing
+from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import names_of, options_of, sections_of, taken
-from swa_tools.cli.options import (
-    checkpoints_argument,
-    force_option,
-    json_option,
-    old_view_flags,
-    results_option,
-)
-from swa_tools.cli.output import command_line, print_json, print_table, progress
-from swa_tools.cli.results import check_results
+from swa_tools.cli.output import print_json, print_table, progress
+from swa_tools.cli.recording import check_results
 from swa_tools.cli.sections import SectionedCommand
+from swa_tools.cli.shared_options import (
+    OutcomeOptions,
+    checkpoints_argument,
+    old_view_flags,
+)
 from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.data.options import ImageSource
 from swa_tools.errors import SwaToolsError
-from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice
 from swa_tools.run_directory import common_run_of_captures
 
@@ -60,19 +57,14 @@ SECTIONS = {
 @options_of(Selection, WeightingOptions, AverageOptions)
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and stop.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what will be done, then do it.")
-@options_of(ImageSource, BnOptions, ModelChoice)
+@options_of(ImageSource, BnOptions, ModelChoice, OutcomeOptions)
 @old_view_flags
-@results_option
-@force_option
-@json_option
 def command(
     *,
     checkpoints: tuple[str, ...],
     output: str | None,
     only_plan: bool,
     verbose: bool,
-    results: Path | None,
-    as_json: bool,
     **given: Any,
 ) -> None:
     """Average checkpoints, streaming, in constant memory.
@@ -84,7 +76,8 @@ def command(
     trained on them, and it is scored on the validation images, if there are any, beside the
     averaged statistics and the best checkpoint.
     """
-    options, source = _options(given), taken(ImageSource, given)
+    options, outcome = _options(given), taken(OutcomeOptions, given)
+    source = taken(ImageSource, given)
     if output is None and not only_plan:
         raise click.UsageError("Missing option '-o' / '--output'.")
     selection = taken(Selection, given)
@@ -97,18 +90,18 @@ def command(
         paths = [_start_of(paths), *paths]
     if only_plan or verbose:
         with open_all(paths, entry=options.entry, keep_names=options.keep_names) as opened:
-            _print_plan(opened, options, as_json=as_json and only_plan)
+            _print_plan(opened, options, as_json=outcome.as_json and only_plan)
     is_folder = output is not None and output.endswith("/")
     if output is not None and not is_folder:
         check_output(Path(output), force=options.force)
     if only_plan or output is None:
         return
     if not (source.data or source.train_dir or source.val_dir):
-        _average(paths, output, options, as_json=as_json)
+        _average(paths, output, options, as_json=outcome.as_json)
     elif is_folder:
         raise click.UsageError("With --data the output is one file.")
     else:
-        _whole_job(paths, Path(output), options, given, results=results, as_json=as_json)
+        _whole_job(paths, Path(output), options, given)
 
 
 def _options(given: dict[str, Any]) -> AverageOptions:
@@ -133,28 +126,20 @@ def _whole_job(
     output: Path,
     options: AverageOptions,
     given: dict[str, Any],
-    *,
-    results: Path | None,
-    as_json: bool,
 ) -> None:
     """Average, recompute BatchNorm on images, and score the result."""
     from swa_tools.data import has_split, open_split
 
-    source, bn = taken(ImageSource, given), taken(BnOptions, given)
-    check_results(results)
-    with computing(bn.device) as context:
+    source, outcome = taken(ImageSource, given), taken(OutcomeOptions, given)
+    check_results(outcome.results)
+    with setting_of(given) as setting:
         average_recompute_evaluate(
             paths,
             output,
-            train=open_split("train", source),
-            val=open_split("val", source) if has_split("val", source) else None,
             average=options,
-            bn=bn,
-            evaluation=taken(EvaluationOptions, given),
-            context=context,
-            command_line=command_line(),
-            as_json=as_json,
-            results=results,
+            setting=setting,
+            val=open_split("val", source) if has_split("val", source) else None,
+            outcome=outcome,
         )
 
 
@@ -183,7 +168,7 @@ def _print_plan(
     checkpoints: Sequence[Checkpoint], options: AverageOptions, *, as_json: bool
 ) -> None:
     plan = plan_average(checkpoints, options.weighting, dtype=options.dtype, rules=options.rules)
-    describe(plan)  # for its checks
+    describe_average(plan)  # for its checks
     if as_json:
         print_json(_plan_document(plan))
         return

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from swa_tools.cli.options import force_option, json_option, seed_option
+from swa_tools.cli.declared import options_of
 from swa_tools.cli.output import notice, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
+from swa_tools.cli.shared_options import OutputOptions
+from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:
     from swa_tools.cli.demo_job import DemoComparison, DemoResult, DemoRow
@@ -28,9 +30,10 @@ LEVEL = 0.05
     metavar="DIR",
     help="Folder for images, runs, checkpoints and the picture.",
 )
-@seed_option
-@force_option
-@json_option
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed."
+)
+@options_of(OutputOptions)
 def command(*, output: Path, seed: int, force: bool, as_json: bool) -> None:
     """Go the whole way on small real data: a minute on a CPU, no download.
 
@@ -63,8 +66,6 @@ def _print(result: "DemoResult") -> None:
 
 
 def _cells(name: str, row: "DemoRow", n_samples: int) -> list[str]:
-    from swa_tools.statistics import wilson_interval
-
     low, high = wilson_interval(row.top1 / 100 * n_samples, n_samples)
     return [name, f"{row.epochs:g}", f"{row.top1:.2f}", f"{low:.1f} – {high:.1f}", f"{row.nll:.4f}"]
 

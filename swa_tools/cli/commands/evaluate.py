@@ -7,10 +7,10 @@ import click
 
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.options import checkpoints_argument, json_option, results_option
 from swa_tools.cli.output import command_line, listening, notice
-from swa_tools.cli.results import check_results, recording
+from swa_tools.cli.recording import check_results, recording
 from swa_tools.cli.score_tables import print_scores
+from swa_tools.cli.shared_options import OutcomeOptions, checkpoints_argument
 from swa_tools.data.options import ImageSource
 from swa_tools.evaluation.options import EvaluationOptions
 
@@ -31,8 +31,7 @@ from swa_tools.evaluation.options import EvaluationOptions
 )
 @options_of(EvaluationOptions)
 @click.option("--per-class", is_flag=True, help="Add the top-1 of each class.")
-@results_option
-@json_option
+@options_of(OutcomeOptions, only=("results", "as_json"))
 def command(
     *,
     checkpoints: tuple[str, ...],

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from swa_tools.cli.options import checkpoints_argument, json_option
+from swa_tools.cli.declared import options_of
 from swa_tools.cli.output import notice, print_json, print_table
+from swa_tools.cli.shared_options import OutputOptions, checkpoints_argument
 from swa_tools.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Compare the sources that averages name with the files given; status 1 if they differ.",
 )
-@json_option
+@options_of(OutputOptions, only=("as_json",))
 def command(
     *, checkpoints: tuple[str, ...], entry: str | None, digest: bool, verify: bool, as_json: bool
 ) -> None:

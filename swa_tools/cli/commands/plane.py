@@ -24,12 +24,7 @@ from swa_tools.landscape.options import PlaneOptions
     help="Mark the nearest point of the plane for it, too; may be repeated.",
 )
 @surface_options(PlaneOptions)
-def command(
-    *,
-    checkpoints: tuple[str, ...],
-    project: tuple[str, ...],
-    **given: Any,
-) -> None:
+def command(*, checkpoints: tuple[str, ...], project: tuple[str, ...], **given: Any) -> None:
     """Draw train loss and test error on the plane through three checkpoints.
 
     Figures 1 and 3 of the paper. At each point of a grid BatchNorm is recomputed, then train loss
@@ -50,9 +45,5 @@ def command(
         measure_plane(corners, survey, projected=projected, options=options)
 
     measure_and_draw(
-        given,
-        kind="plane",
-        paths=[*corners, *projected],
-        measure=measure,
-        draw=plane_picture,
+        given, kind="plane", paths=[*corners, *projected], measure=measure, draw=plane_picture
     )

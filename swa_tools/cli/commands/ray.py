@@ -16,11 +16,7 @@ from swa_tools.landscape.options import RayOptions
 )
 @click.argument("checkpoints", nargs=-1, metavar="CHECKPOINT...", type=click.Path(readable=False))
 @surface_options(RayOptions)
-def command(
-    *,
-    checkpoints: tuple[str, ...],
-    **given: Any,
-) -> None:
+def command(*, checkpoints: tuple[str, ...], **given: Any) -> None:
     """Draw test error and train loss along random rays from checkpoints.
 
     Figure 4 of the paper. Directions are uniform on the unit sphere of all parameters, and the same

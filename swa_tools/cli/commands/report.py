@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.options import force_option
 from swa_tools.cli.output import notice, print_table
 from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.pictures import PictureOptions, save_picture
+from swa_tools.cli.shared_options import OutputOptions
 from swa_tools.errors import OutputError
 
 if TYPE_CHECKING:
@@ -30,14 +30,9 @@ SUFFIXES = (".png", ".svg")
 @click.option("-o", "--output", type=PATH, metavar="DIR", help="Folder for page and pictures.")
 @click.option("--text", is_flag=True, help="Print the tables instead of writing a page.")
 @options_of(PictureOptions)
-@force_option
+@options_of(OutputOptions, only=("force",))
 def command(
-    *,
-    runs: tuple[Path, ...],
-    output: Path | None,
-    text: bool,
-    force: bool,
-    **given: Any,
+    *, runs: tuple[Path, ...], output: Path | None, text: bool, force: bool, **given: Any
 ) -> None:
     """Put everything about runs on one self-contained HTML page, with all pictures as files.
 
@@ -77,13 +72,7 @@ def _print_table(table: "Table") -> None:
         )
 
 
-def _write(
-    runs: "list[RunData]",
-    output: Path,
-    *,
-    options: PictureOptions,
-    force: bool,
-) -> None:
+def _write(runs: "list[RunData]", output: Path, *, options: PictureOptions, force: bool) -> None:
     from swa_tools.checkpoints import atomic_output, check_output
     from swa_tools.report.contents import overview, run_section
     from swa_tools.report.page import render_page

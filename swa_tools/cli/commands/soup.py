@@ -10,24 +10,22 @@ import click
 from swa_tools.averaging import Selection
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.cli.choosing import chosen_checkpoints
-from swa_tools.cli.computing import computing
+from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.options import (
+from swa_tools.cli.output import command_line, notice, print_json, print_table
+from swa_tools.cli.recording import check_results, recording
+from swa_tools.cli.shared_options import (
+    OutcomeOptions,
     checkpoints_argument,
-    force_option,
-    json_option,
     old_view_flags,
     output_option,
-    results_option,
 )
-from swa_tools.cli.output import command_line, listening, notice, print_json, print_table
-from swa_tools.cli.results import check_results, recording
 from swa_tools.data.options import ImageSource
 from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice
+from swa_tools.records import Record
 
 if TYPE_CHECKING:
-    from swa_tools.records import Record
     from swa_tools.selection import GreedySoup
 
 
@@ -62,10 +60,7 @@ if TYPE_CHECKING:
 @options_of(BnOptions)
 @old_view_flags
 @options_of(EvaluationOptions, only={"save_logits"})
-@options_of(ModelChoice)
-@results_option
-@force_option
-@json_option
+@options_of(ModelChoice, OutcomeOptions)
 def command(
     *,
     checkpoints: tuple[str, ...],
@@ -73,9 +68,6 @@ def command(
     split: Literal["train", "val"],
     held_out: int | None,
     trial_samples: int,
-    results: Path | None,
-    force: bool,
-    as_json: bool,
     **given: Any,
 ) -> None:
     """Average those CHECKPOINTs that make the average better (greedy soup, Wortsman et al. 2022).
@@ -89,47 +81,43 @@ def command(
 
     if split == "val" and held_out is not None:
         raise click.UsageError("--held-out is a part of the training images: leave --split val out")
-    source = taken(ImageSource, given)
-    bn, evaluation = taken(BnOptions, given), taken(EvaluationOptions, given)
-    choice = chosen_checkpoints(checkpoints, taken(Selection, given), entry=evaluation.entry)
-    paths = choice.paths
-    check_results(results)
-    with computing(evaluation.device) as context:
-        train = open_split("train", source)
+    outcome = taken(OutcomeOptions, given)
+    paths = chosen_checkpoints(checkpoints, taken(Selection, given), entry=given["entry"]).paths
+    check_results(outcome.results)
+    with setting_of(given) as setting:
+        train = setting.train
         if split == "val":
-            chosen_by = open_split("val", source)
+            chosen_by = open_split("val", taken(ImageSource, given))
         else:
             n_samples = held_out or max(1, len(train) // 10)
-            chosen_by, train = hold_out(train, n_samples, seed=bn.seed or 0)
+            chosen_by, train = hold_out(train, n_samples, seed=setting.bn.seed or 0)
         soup = greedy_soup(
             paths,
             output,
             held_out=chosen_by,
-            train=train,
-            bn=bn,
+            setting=dataclasses.replace(setting, train=train),
             trial_samples=trial_samples,
-            evaluation=evaluation,
-            context=context,
-            force=force,
-            listener=listening(context),
+            force=outcome.force,
         )
-    if not context.is_main:
+    if not setting.context.is_main:
         return
-    with recording([_record(soup, output, split)], results, paths=paths):
-        if as_json:
+    with recording([_record(soup, output, split)], outcome.results, paths=paths):
+        if outcome.as_json:
             print_json(_document(soup, output, split))
         else:
             _print(soup, output, split)
 
 
-def _record(soup: "GreedySoup", output: Path, split: str) -> "Record":
-    return soup.taken[-1].together.record(
+def _record(soup: "GreedySoup", output: Path, split: str) -> Record:
+    about = Record(
+        event="evaluation",
         checkpoint=output.name,
         kind="soup",
         bn=soup.recomputation.bn.state,
         split=split,
         command=command_line(),
     )
+    return soup.taken[-1].together.record(about)
 
 
 def _document(soup: "GreedySoup", output: Path, split: str) -> dict[str, Any]:

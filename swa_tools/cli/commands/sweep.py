@@ -12,25 +12,24 @@ import click
 from swa_tools.averaging import Selection
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.cli.choosing import chosen_checkpoints
-from swa_tools.cli.computing import computing
+from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.options import (
-    checkpoints_argument,
-    force_option,
-    json_option,
-    old_view_flags,
-    results_option,
-)
-from swa_tools.cli.output import command_line, listening, print_json, print_table
+from swa_tools.cli.output import command_line, number, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.pictures import PictureOptions, save_picture
-from swa_tools.cli.results import check_results, recording
+from swa_tools.cli.recording import check_results, recording
+from swa_tools.cli.shared_options import (
+    OutcomeOptions,
+    checkpoints_argument,
+    old_view_flags,
+    split_option,
+)
 from swa_tools.data.options import ImageSource
-from swa_tools.evaluation.options import EvaluationOptions
 from swa_tools.models.choice import ModelChoice
+from swa_tools.records import Record
+from swa_tools.statistics import wilson_interval
 
 if TYPE_CHECKING:
-    from swa_tools.records import Record
     from swa_tools.report import Picture
     from swa_tools.selection import SweepPoint
 
@@ -40,13 +39,7 @@ if TYPE_CHECKING:
 )
 @checkpoints_argument
 @options_of(Selection, ImageSource)
-@click.option(
-    "--split",
-    type=click.Choice(["val", "train"]),
-    default="val",
-    show_default=True,
-    help="Which images are scored.",
-)
+@split_option
 @click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Write the table as CSV, too.")
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw the curve (PNG, SVG or PDF).")
 @options_of(PictureOptions, BnOptions)
@@ -58,19 +51,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Averages in memory at a time; so many share a pass over the images.",
 )
-@options_of(ModelChoice)
-@results_option
-@force_option
-@json_option
+@options_of(ModelChoice, OutcomeOptions)
 def command(
     *,
     checkpoints: tuple[str, ...],
     split: Literal["train", "val"],
     csv_file: Path | None,
     plot: Path | None,
-    results: Path | None,
-    force: bool,
-    as_json: bool,
     **given: Any,
 ) -> None:
     """Score the averages of the first and of the last n CHECKPOINTs, for every n.
@@ -83,43 +70,39 @@ def command(
     from swa_tools.report import picture_format
     from swa_tools.selection import sweep
 
-    source, pictures = taken(ImageSource, given), taken(PictureOptions, given)
-    bn, evaluation = taken(BnOptions, given), taken(EvaluationOptions, given)
-    choice = chosen_checkpoints(checkpoints, taken(Selection, given), entry=evaluation.entry)
-    paths = choice.paths
-    check_results(results)
+    pictures, outcome = taken(PictureOptions, given), taken(OutcomeOptions, given)
+    paths = chosen_checkpoints(checkpoints, taken(Selection, given), entry=given["entry"]).paths
+    check_results(outcome.results)
     if plot is not None:
         picture_format(plot)
     for output in (csv_file, plot):
         if output is not None:
-            check_output(output, force=force)
-    with computing(evaluation.device) as context:
-        points = sweep(
-            paths,
-            train=open_split("train", source),
-            images=open_split(split, source),
-            bn=bn,
-            evaluation=evaluation,
-            context=context,
-            listener=listening(context),
-        )
-    if not context.is_main:
+            check_output(output, force=outcome.force)
+    with setting_of(given) as setting:
+        points = sweep(paths, open_split(split, taken(ImageSource, given)), setting)
+    if not setting.context.is_main:
         return
-    with recording([_record(point, split) for point in points], results, paths=paths):
-        if as_json:
+    with recording([_record(point, split) for point in points], outcome.results, paths=paths):
+        if outcome.as_json:
             print_json({"split": split, "averages": [_document(point) for point in points]})
         else:
             _print(points, split)
         if csv_file is not None:
-            _write_csv(points, csv_file, force=force)
+            _write_csv(points, csv_file, force=outcome.force)
         if plot is not None:
-            save_picture(_picture(points), plot, options=pictures, force=force)
+            save_picture(_picture(points), plot, options=pictures, force=outcome.force)
 
 
-def _record(point: "SweepPoint", split: str) -> "Record":
-    return point.score.record(
-        checkpoint=point.name, kind="average", bn=point.bn, split=split, command=command_line()
+def _record(point: "SweepPoint", split: str) -> Record:
+    about = Record(
+        event="evaluation",
+        checkpoint=point.name,
+        kind="average",
+        bn=point.bn,
+        split=split,
+        command=command_line(),
     )
+    return point.score.record(about)
 
 
 def _write_csv(points: "Sequence[SweepPoint]", path: Path, *, force: bool) -> None:
@@ -163,8 +146,6 @@ def _document(point: "SweepPoint") -> dict[str, Any]:
 
 
 def _print(points: "Sequence[SweepPoint]", split: str) -> None:
-    from swa_tools.evaluation import wilson_interval
-
     rows = []
     for point in points:
         score = point.score
@@ -174,7 +155,7 @@ def _print(points: "Sequence[SweepPoint]", split: str) -> None:
                 f"{point.end} {point.n}",
                 f"{score.top1:.2f}",
                 f"{low:.2f} – {high:.2f}",
-                "" if score.top5 is None else f"{score.top5:.2f}",
+                number(score.top5),
                 f"{score.nll:.4f}",
             ]
         )

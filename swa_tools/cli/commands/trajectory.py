@@ -76,11 +76,7 @@ def _measure(
         beginning = run.start
     path = trajectory(paths, start=beginning, entry=entry)
     arrays = trajectory_arrays(path)
-    description = describe(
-        "trajectory",
-        command=command_line(),
-        **describe_trajectory(path),
-    )
+    description = describe("trajectory", command=command_line(), **describe_trajectory(path))
     if output is not None:
         with open_all([*paths, *([] if beginning is None else [beginning])], entry=entry) as opened:
             named = describe_checkpoints(opened)

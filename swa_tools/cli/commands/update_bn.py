@@ -9,9 +9,9 @@ import click
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.cli.computing import computing
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.options import force_option, json_option, old_view_flags, output_option
 from swa_tools.cli.output import listening, notice, print_json
 from swa_tools.cli.parameter_types import PATH
+from swa_tools.cli.shared_options import OutputOptions, old_view_flags, output_option
 from swa_tools.data.options import ImageSource
 from swa_tools.models.choice import ModelChoice
 
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 @output_option
 @options_of(BnOptions, ModelChoice)
 @old_view_flags
-@force_option
-@json_option
+@options_of(OutputOptions)
 def command(*, checkpoint: Path, output: Path, force: bool, as_json: bool, **given: Any) -> None:
     """Recompute the BatchNorm statistics of a CHECKPOINT on the training images.
 

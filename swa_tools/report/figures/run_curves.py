@@ -121,11 +121,7 @@ def run_picture(records: Iterable[Record], *, title: str = "Learning rate and ac
         figure_legend(figure, below)
 
     return Picture(
-        title=title,
-        message=_message(curves),
-        size=(6.4, 4.4),
-        narrow_size=(4.0, 4.6),
-        draw=draw,
+        title=title, message=_message(curves), size=(6.4, 4.4), narrow_size=(4.0, 4.6), draw=draw
     )
 
 

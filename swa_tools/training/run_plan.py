@@ -1,6 +1,7 @@
 """A run before it starts: how many steps, which cycles, what it will write."""
 
 import dataclasses
+import functools
 import math
 import re
 from typing import Any
@@ -9,7 +10,7 @@ from torch import nn
 
 from swa_tools.errors import TrainingError
 from swa_tools.training.options import FinetuneOptions
-from swa_tools.training.schedule_options import ScheduleOptions, build_schedule, steps_of
+from swa_tools.training.schedule_options import build_schedule, steps_of
 from swa_tools.training.schedules import Schedule
 
 
@@ -54,9 +55,6 @@ def parse_interval(text: str, *, flag: str, steps_per_epoch: int, minutes: bool)
         examples = "500steps, 0.25epochs" + (", 10min" if minutes else "") + ", cycle or never"
         raise TrainingError(f"{flag} {text}: expected a number of at least one step: {examples}")
     return Interval(minutes=value) if unit == "min" else Interval(steps=int(value))
-
-
-NEVER = Interval()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,22 +137,15 @@ class RunPlan:
 
 
 def plan_run(
-    schedule: ScheduleOptions,
-    *,
-    epochs: float,
-    n_images: int,
-    steps_per_epoch: int,
-    batch_size: int,
-    world_size: int = 1,
-    accumulate: int = 1,
-    validate_every: Interval = NEVER,
-    resume_every: Interval = NEVER,
+    options: FinetuneOptions, *, n_images: int, steps_per_epoch: int, world_size: int = 1
 ) -> RunPlan:
-    """Plan a run of `epochs` passes over the training images.
+    """Plan a run over so many training images.
 
     Raises:
         TrainingError: It has no step, or the schedule makes no sense.
     """
+    epochs, accumulate = options.epochs, options.accumulate
+    batch_size = min(options.batch_size, n_images)
     if not math.isfinite(epochs):
         raise TrainingError(f"--epochs {epochs:g}: expected a finite number")
     n_steps = steps_of(epochs, steps_per_epoch)
@@ -167,16 +158,17 @@ def plan_run(
             f"--accumulate {accumulate}: a batch of {batch_size} images on {world_size} ranks"
             " cannot be computed in so many pieces"
         )
+    interval = functools.partial(parse_interval, steps_per_epoch=steps_per_epoch)
     return RunPlan(
-        schedule=build_schedule(schedule, steps_per_epoch=steps_per_epoch, n_epochs=epochs),
+        schedule=build_schedule(options.schedule, steps_per_epoch=steps_per_epoch, n_epochs=epochs),
         n_images=n_images,
         batch_size=batch_size,
         world_size=world_size,
         accumulate=accumulate,
         steps_per_epoch=steps_per_epoch,
         n_steps=n_steps,
-        validate_every=validate_every,
-        resume_every=resume_every,
+        validate_every=interval(options.validate_every, flag="--validate-every", minutes=False),
+        resume_every=interval(options.resume_every, flag="--resume-every", minutes=True),
     )
 
 

@@ -1,11 +1,14 @@
 """Options that mean the same in every command."""
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from swa_tools.cli.parameter_types import PATH
+from swa_tools.options import option
 
 checkpoints_argument = click.argument(
     "checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...", type=click.Path(readable=False)
@@ -15,24 +18,6 @@ output_option = click.option(
     "-o", "--output", required=True, type=PATH, metavar="FILE", help="File to write."
 )
 
-force_option = click.option("--force", is_flag=True, help="Replace outputs that exist.")
-
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else."
-)
-
-seed_option = click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed."
-)
-
-results_option = click.option(
-    "--results",
-    type=PATH,
-    metavar="FILE",
-    help="Append the scores to this JSON-lines file."
-    "  [default: RUN/results.jsonl where all checkpoints come from one run]",
-)
-
 split_option = click.option(
     "--split",
     type=click.Choice(["val", "train"]),
@@ -40,6 +25,28 @@ split_option = click.option(
     show_default=True,
     help="Which images are scored.",
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How a command writes."""
+
+    force: bool = option(False, help="Replace outputs that exist.")
+    as_json: bool = option(
+        False, help="Print one JSON document on stdout, nothing else.", flag="--json"
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeOptions(OutputOptions):
+    """How a command that scores writes, and where its scores go."""
+
+    results: Path | None = option(
+        None,
+        help="Append the scores to this JSON-lines file.",
+        metavar="FILE",
+        shown_default="RUN/results.jsonl where all checkpoints come from one run",
+    )
 
 
 def old_view_flags(function: Callable[..., Any]) -> Callable[..., Any]:

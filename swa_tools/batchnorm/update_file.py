@@ -3,8 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import torch
-
 from swa_tools import __version__
 from swa_tools.batchnorm.conditions import conditions_of
 from swa_tools.batchnorm.options import BnOptions
@@ -50,14 +48,12 @@ def update_checkpoint(
     check_output(output, force=force)
     choice = choice or ModelChoice()
     built, metadata = load_checkpoint(path, choice)
-    module = built.module.to(context.device)
-    if options.channels_last:
-        module = module.to(memory_format=torch.channels_last)
+    built = built.on(context.device, channels_last=options.channels_last)
     try:
         n_images = min(options.n_samples or len(images), len(images)) // context.world_size
         with (listener or Listener()).on_stage("recomputing BatchNorm", n_images) as advance:
             recomputation = recompute(
-                [module],
+                [built.module],
                 images,
                 preprocessing=built.preprocessing,
                 options=options,
@@ -72,7 +68,7 @@ def update_checkpoint(
     if context.is_main:
         statistics = {
             f"{name}.{key}": buffer
-            for name, layer in batchnorm_layers(module).items()
+            for name, layer in batchnorm_layers(built.module).items()
             for key, buffer in layer.named_buffers(recurse=False)
         }
         metadata = metadata or CheckpointMetadata(

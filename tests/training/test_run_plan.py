@@ -6,15 +6,15 @@ from swa_tools.distributed import single_process
 from swa_tools.errors import TrainingError
 from swa_tools.training.description import Caller
 from swa_tools.training.loop import finetune
-from swa_tools.training.options import OptimizerOptions
-from swa_tools.training.plan import Interval, parse_interval, plan_run
+from swa_tools.training.options import FinetuneOptions, OptimizerOptions
 from swa_tools.training.preparation import preview
-from swa_tools.training.schedule_options import ScheduleOptions
+from swa_tools.training.run_plan import Interval, parse_interval, plan_run
 
 
 def make(**changes):
-    fields = {"epochs": 10, "n_images": 1_281_167, "steps_per_epoch": 5004, "batch_size": 256}
-    return plan_run(changes.pop("schedule", ScheduleOptions()), **(fields | changes))
+    sizes = {"n_images": 1_281_167, "steps_per_epoch": 5004, "world_size": 1}
+    sizes |= {name: changes.pop(name) for name in sizes.keys() & changes.keys()}
+    return plan_run(FinetuneOptions(output=Path("run"), **changes), **sizes)
 
 
 def test_the_papers_imagenet_recipe():

@@ -1,10 +1,9 @@
 """The scores of checkpoints, and their records."""
 
 import dataclasses
-from pathlib import Path
 
-from swa_tools.checkpoints import CheckpointMetadata
 from swa_tools.data import ImageSet
+from swa_tools.evaluation.candidates import Candidate
 from swa_tools.evaluation.ensemble import ENSEMBLE
 from swa_tools.evaluation.metrics import Score
 from swa_tools.evaluation.one_pass import Evaluation
@@ -12,27 +11,16 @@ from swa_tools.records import Record
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredCheckpoint:
+class ScoredCheckpoint(Candidate):
     """A file and its score.
 
     Attributes:
-        path: The file.
-        name: What the evaluation calls the file: its own name, or its path where two have that
-            name.
-        digest: Content digest of its tensors.
-        metadata: What the file says about itself; None for a file from another tool.
-        kind: `checkpoint`, `average`, `soup`, `start` or `ema`.
         bn: State of its BatchNorm statistics, as in `BnInfo`.
         score: The file's score on the images.
         real: Share of images that get one of their ReaL labels, in percent; None if the images have
             no ReaL labels.
     """
 
-    path: Path
-    name: str
-    digest: str
-    metadata: CheckpointMetadata | None
-    kind: str
     bn: str
     score: Score
     real: float | None
@@ -44,24 +32,21 @@ class ScoredCheckpoint:
             split: `train` or `val`.
             command: How to reproduce the score.
         """
-        record = self.score.record(
+        training = self.metadata.training if self.metadata is not None else None
+        about = Record(
+            event="evaluation",
             checkpoint=self.path.name,
             digest=self.digest,
             kind=self.kind,
             bn=self.bn,
             split=split,
+            epoch=None if training is None else training.epoch,
+            step=None if training is None else training.step,
+            cycle=None if training is None else training.cycle,
+            lr=None if training is None else training.lr,
             command=command,
         )
-        training = self.metadata.training if self.metadata is not None else None
-        if training is None:
-            return record
-        return dataclasses.replace(
-            record,
-            epoch=training.epoch,
-            step=training.step,
-            cycle=training.cycle,
-            lr=training.lr,
-        )
+        return self.score.record(about)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +81,8 @@ class CheckpointScores:
         records = [one.record(split=split, command=command) for one in self.checkpoints]
         ensemble = self.evaluation.ensemble
         if ensemble is not None:
-            records.append(
-                ensemble.record(checkpoint=ENSEMBLE, kind=ENSEMBLE, split=split, command=command)
+            about = Record(
+                event="evaluation", checkpoint=ENSEMBLE, kind=ENSEMBLE, split=split, command=command
             )
+            records.append(ensemble.record(about))
         return records
