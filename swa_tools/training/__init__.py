@@ -1,6 +1,6 @@
 """Fine-tuning: schedules, the loop, resuming.
 
-A run begins in `preparation.open_run`, which leads from its options to a `run.Run`: where it starts
+A run begins in `preparation.open_run`, which turns its options into a `run.Run`: where it starts
 (`start`), what it will do (`plan`), what it trains (`network`). `loop.finetune` takes its steps.
 
 The names are imported when they are first used: `swa_tools.training.schedules` needs no torch.

@@ -1,4 +1,4 @@
-"""Everything that a person can say about a fine-tuning run, each option declared once."""
+"""Everything that a user can say about a fine-tuning run, each option declared once."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ from swa_tools.training.schedule_options import ScheduleOptions
 
 
 def parse_kept(text: str) -> int | None:
-    """Read how many captures stay: `all` (None), `none` (0) or a number.
+    """Read how many captures to keep: `all` (None), `none` (0) or a number.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The text is none of these.
     """
     words = {"all": None, "none": 0}
     if text in words:
@@ -41,23 +41,25 @@ _UPDATE: dict[str, Any] = {"section": "Optimizer", "affects": "numbers"}
 class OptimizerOptions:
     """The update. The momentum buffer of SGD is not reset when the learning rate jumps."""
 
-    optimizer: Literal["sgd", "adamw"] = option("sgd", help="The paper's is sgd.", **_UPDATE)
+    optimizer: Literal["sgd", "adamw"] = option(
+        "sgd", help="Optimizer; the paper uses sgd.", **_UPDATE
+    )
     momentum: float = option(
         0.9,
-        help="As the SWAG authors' ImageNet script; the paper does not say.",
+        help="Momentum, as in the SWAG authors' ImageNet script; the paper does not say.",
         bounds=SHARE,
         **_UPDATE,
     )
-    nesterov: bool = option(False, help="Nesterov momentum.", **_UPDATE)
+    nesterov: bool = option(False, help="Use Nesterov momentum.", **_UPDATE)
     weight_decay: float = option(
         1e-4,
-        help="As the SWAG authors' ImageNet script; the paper does not say.",
+        help="Weight decay, as in the SWAG authors' ImageNet script; the paper does not say.",
         bounds=NOT_NEGATIVE,
         **_UPDATE,
     )
-    no_decay_norm_bias: bool = option(False, help="No weight decay on norms and biases.", **_UPDATE)
+    no_decay_norm_bias: bool = option(False, help="Do not decay norm layers and biases.", **_UPDATE)
     clip_grad: float | None = option(
-        None, help="Largest norm of the gradients.", bounds=POSITIVE, **_UPDATE
+        None, help="Clip the gradients to this global norm.", bounds=POSITIVE, **_UPDATE
     )
 
 
@@ -73,21 +75,21 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     checkpoint: Path | None = option(
         None,
-        help="Starting weights on disk, not the library's.",
+        help="Start from these weights on disk instead of the library's.",
         section="Model",
         metavar="FILE",
         affects="numbers",
     )
     entry: str | None = option(
         None,
-        help="Which weights of a pickled --checkpoint.",
+        help="Which weights to take from a pickled --checkpoint that holds several.",
         section="Model",
         metavar="KEY",
         affects="numbers",
     )
     from_run: Path | None = option(
         None,
-        help="Start at the end of another run, with its optimizer state.",
+        help="Start from the end of another run, with its optimizer state.",
         section="Model",
         flag="--from",
         metavar="RUN",
@@ -95,13 +97,13 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     pretrained: bool = option(
         True,
-        help="Start from the library's weights, or from random ones.",
+        help="Start from the library's weights or from random ones.",
         section="Model",
         affects="numbers",
     )
     new_head: bool = option(
         False,
-        help="New classifier over the classes of the data.",
+        help="Use a new classifier over the classes of the data.",
         section="Model",
         affects="numbers",
     )
@@ -122,7 +124,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     drop_path: float | None = option(
         None,
-        help="Stochastic depth.",
+        help="Rate of stochastic depth.",
         section="Model",
         shown_default="the model's",
         bounds=SHARE,
@@ -130,7 +132,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     synthetic_data: int | None = option(
         None,
-        help="N random images, to measure speed.",
+        help="Train on N random images, to measure speed.",
         section="Images",
         metavar="N",
         bounds=COUNT,
@@ -138,14 +140,15 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     min_crop_area: float = option(
         0.08,
-        help="Smallest random crop, as a part of the image; more for small or centred objects.",
+        help="Area of the smallest random crop, as a share of the image; raise it for small or"
+        " centred objects.",
         section="Images",
         bounds=Bounds(min=0, max=1, min_open=True),
         affects="numbers",
     )
     epochs: float = option(
         10,
-        help="Length of the run; the paper's for ImageNet.",
+        help="Length of the run; 10 is the paper's for ImageNet.",
         section="Learning rate",
         bounds=POSITIVE,
         affects="numbers",
@@ -154,37 +157,43 @@ class FinetuneOptions(PassOptions, ImageSource):
     schedule: ScheduleOptions = dataclasses.field(default_factory=ScheduleOptions)
     batch_size: int = option(
         256,
-        help="Images in a batch, over all processes together.",
+        help="Images in a batch, counting all processes together.",
         section="Optimizer",
         bounds=COUNT,
         affects="numbers",
     )
     accumulate: int = option(
         1,
-        help="Compute each batch in so many pieces, where memory is short.",
+        help="Compute each batch in N pieces, to save memory.",
+        metavar="N",
         section="Optimizer",
         bounds=COUNT,
         affects="bits",
     )
     optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
     label_smoothing: float = option(
-        0.0, help="Of the cross entropy.", section="Optimizer", bounds=SHARE, affects="numbers"
+        0.0,
+        help="Label smoothing of the cross entropy.",
+        section="Optimizer",
+        bounds=SHARE,
+        affects="numbers",
     )
     swa_online: bool = option(
         False,
-        help="Keep the average in the run, BatchNorm recomputed and scored (RUN/swa.safetensors).",
+        help="Keep the average during the run, recompute its BatchNorm and score it"
+        " (RUN/swa.safetensors).",
         section="Averages",
         affects="numbers",
     )
     include_init: bool = option(
         False,
-        help="Count the starting weights in the average once, too, as Algorithm 1 is printed.",
+        help="Also count the starting weights once in the average, as in Algorithm 1.",
         section="Averages",
         affects="numbers",
     )
     swa_every: int | None = option(
         None,
-        help="Score it every N captures.",
+        help="Score the --swa-online average every N captures.",
         section="Averages",
         metavar="N",
         shown_default="at the end",
@@ -192,7 +201,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     keep_checkpoints: int | None = option(
         None,
-        help="How many captures stay, the newest.",
+        help="How many captures to keep: the newest N.",
         section="Averages",
         metavar="all|N|none",
         shown_default="all",
@@ -200,7 +209,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     ema: float | None = option(
         None,
-        help="Keep a moving average, too (RUN/ema/).",
+        help="Keep an exponential moving average, too (RUN/ema/).",
         section="Averages",
         metavar="DECAY",
         bounds=SHARE,
@@ -208,84 +217,92 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     compile: bool = option(False, help="Use torch.compile.", section="Speed", affects="bits")
     sync_bn: bool = option(
-        False, help="BatchNorm over all GPUs of the batch.", section="Speed", affects="bits"
+        False,
+        help="Compute BatchNorm over the whole batch, across GPUs.",
+        section="Speed",
+        affects="bits",
     )
     resume: bool = False
     resume_if_exists: bool = option(
         False,
-        help="Go on if RUN has begun, else begin it.",
-        section="Stopping and going on",
+        help="Resume RUN if it has begun, else begin it.",
+        section="Stopping and resuming",
         is_recorded=False,
     )
     resume_every: str = option(
         "10min",
-        help="Save a point to resume from: 500steps, 0.5epochs, 10min; at every cycle's end"
-        " anyway.",
-        section="Stopping and going on",
+        help="How often to save a point to resume from: 500steps, 0.5epochs, 10min; also saved at"
+        " every capture.",
+        section="Stopping and resuming",
         metavar="INTERVAL",
     )
     allow_nonfinite: bool = option(
-        False, help="Go on when the loss is NaN or Inf.", section="Stopping and going on"
+        False,
+        help="Continue even if the loss is NaN or Inf.",
+        section="Stopping and resuming",
     )
     output: Path = option(
         help="Run directory to write.", short="-o", metavar="RUN", is_recorded=False
     )
     validate_every: str = option(
-        "cycle", help="cycle, never, or besides: 500steps, 0.25epochs.", metavar="INTERVAL"
+        "cycle",
+        help="When to validate: cycle, never, or an interval in addition to cycle (500steps,"
+        " 0.25epochs).",
+        metavar="INTERVAL",
     )
     log_every: int = option(
         10, help="Steps between two records of the training loss.", bounds=COUNT
     )
     seed: int = option(0, help="Random seed.", bounds=NOT_NEGATIVE, affects="numbers")
-    force: bool = option(False, help="Replace outputs that exist.", is_recorded=False)
+    force: bool = option(False, help="Replace existing outputs.", is_recorded=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
     """What the command does around a run: how it is begun and watched, and what follows.
 
-    None of it changes a number.
+    None of these options changes a number.
     """
 
     then_average: bool = option(
         False,
-        help="Go on to average, recompute BatchNorm and evaluate (RUN/swa.safetensors).",
+        help="Afterwards average, recompute BatchNorm and evaluate (RUN/swa.safetensors).",
         section="Averages",
     )
     resume: Path | None = option(
         None,
-        help="Go on with a run, with its own options.",
-        section="Stopping and going on",
+        help="Resume a run, with its own options.",
+        section="Stopping and resuming",
         metavar="RUN",
         is_recorded=False,
     )
     config: Path | None = option(
         None,
         help="Take the options of another run from its run.json.",
-        section="Stopping and going on",
+        section="Stopping and resuming",
         metavar="FILE",
         is_recorded=False,
     )
-    tensorboard: bool = option(False, help="Write scalars to RUN/tensorboard/, too.")
+    tensorboard: bool = option(False, help="Also write scalars to RUN/tensorboard/.")
     plot_schedule: Path | None = option(
         None,
-        help="Draw the learning rate (PNG, SVG, PDF).",
+        help="Draw the learning rate (PNG, SVG or PDF).",
         metavar="FILE",
         is_recorded=False,
     )
     only_plan: bool = option(
-        False, help="Say what would be done, and stop.", flag="--plan", is_recorded=False
+        False, help="Only say what would be done.", flag="--plan", is_recorded=False
     )
     as_json: bool = option(
         False,
-        help="Print one JSON document on stdout, nothing else.",
+        help="Print one JSON document on stdout and nothing else.",
         flag="--json",
         is_recorded=False,
     )
 
 
 def recorded(options: FinetuneOptions | JobOptions) -> dict[str, Any]:
-    """Return what `run.json` keeps of options: those of the run, paths absolute."""
+    """Return the options that `run.json` keeps: those of the run, with absolute paths."""
     values = values_of(options)
     return {
         one.name: _to_json(values[one.name]) for one in declared(options) if one.option.is_recorded
@@ -293,7 +310,7 @@ def recorded(options: FinetuneOptions | JobOptions) -> dict[str, Any]:
 
 
 def compared(options: type[FinetuneOptions] | FinetuneOptions) -> Iterator[Declared]:
-    """Return the options that a resumed run must have in common with the run before."""
+    """Return the options in which a resumed run must agree with the run before."""
     return (
         one
         for one in declared(options)

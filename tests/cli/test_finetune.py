@@ -221,7 +221,7 @@ def test_an_output_that_exists_is_kept(call, small, tmp_path):
 
 def test_help_puts_every_option_under_a_heading(call):
     printed = call("--help").out
-    for heading in ("Model:", "Images:", "Learning rate:", "Stopping and going on:"):
+    for heading in ("Model:", "Images:", "Learning rate:", "Stopping and resuming:"):
         assert heading in printed
     assert printed.count("--lr-max FLOAT") == 1
     assert "Example" in printed
