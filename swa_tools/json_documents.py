@@ -1,4 +1,4 @@
-"""From JSON to a dataclass: every value is checked, and the field that does not fit is named."""
+"""From JSON to a dataclass: every value is checked, and an error names the field that is wrong."""
 
 import dataclasses
 import functools
@@ -12,23 +12,23 @@ T = TypeVar("T")
 
 
 class MismatchError(ValueError):
-    """A JSON value of another type; the message names its field, what was expected and found."""
+    """A JSON value of the wrong type; the message names field, expected type and found type."""
 
 
 def from_json(value: Any, cls: type[T], *, name: str) -> T:
     """Return a JSON object as a dataclass; unknown fields are ignored.
 
-    The fields may be texts, whole numbers, numbers (which a whole number is, too), truth values,
-    `Literal`s, dataclasses, tuples of one type (`tuple[float, ...]`), and dicts, which are not
-    looked into; each of them may be optional (`X | None`).
+    The fields may be strings, integers, floats (which also accept an integer), booleans,
+    `Literal`s, dataclasses, tuples of one type (`tuple[float, ...]`), and dicts, whose contents are
+    not checked; each of them may be optional (`X | None`).
 
     Args:
-        value: As the `json` module gives it.
+        value: The value, as the `json` module returns it.
         cls: The dataclass.
-        name: What the object is called in an error.
+        name: The object's name in an error.
 
     Raises:
-        MismatchError: It is no object, a field is missing, or has another type.
+        MismatchError: It is not an object, or a field is missing or has the wrong type.
     """
     if not isinstance(value, dict):
         raise MismatchError(f"{name}: expected an object, found {type(value).__name__}")

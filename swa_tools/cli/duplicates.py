@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 def without_duplicates(opened: "Sequence[Checkpoint]") -> "list[Checkpoint]":
-    """Return the checkpoints that do not hold the weights of an earlier one; name the others."""
+    """Return the checkpoints without those that repeat an earlier one's weights; name these."""
     from swa_tools.averaging import find_duplicates
 
     duplicates = find_duplicates(opened)
     for duplicate in duplicates:
         notice(
-            f"{duplicate.checkpoint.path}: the same weights as {duplicate.original.path};"
+            f"{duplicate.checkpoint.path}: has the same weights as {duplicate.original.path};"
             " counted once"
         )
     repeated = {id(duplicate.checkpoint) for duplicate in duplicates}

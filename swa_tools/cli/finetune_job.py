@@ -30,7 +30,7 @@ EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
 def run_job(options: FinetuneOptions, job: JobOptions) -> int:
-    """Fine-tune, print what came out, and go on to the average if that is wanted.
+    """Fine-tune, print the results, and continue to the average if wanted.
 
     Returns:
         The exit status.
@@ -56,7 +56,7 @@ def run_job(options: FinetuneOptions, job: JobOptions) -> int:
                 _average(result, options, context, as_json=job.as_json)
             elif context.is_main:
                 print_result(result, as_json=job.as_json)
-            # No rank takes its connections down while another works; one may be gone already.
+            # No rank closes its connections while another still works; one may already be gone.
             with contextlib.suppress(SwaToolsError):
                 context.barrier()
     except OtherRankError:  # the other rank has said what is wrong
@@ -110,7 +110,7 @@ def _average(
         val=open_split("val", options) if has_split("val", options) else None,
         average=AverageOptions(force=True),
         bn=BnOptions.as_in(options),
-        # What fits into memory with gradients fits without.
+        # A batch that fits into memory with gradients fits without them.
         evaluation=EvaluationOptions.as_in(options, batch_size=max(64, batch_size)),
         context=context,
         command_line=command_line(),

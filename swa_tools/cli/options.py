@@ -15,10 +15,10 @@ output_option = click.option(
     "-o", "--output", required=True, type=PATH, metavar="FILE", help="File to write."
 )
 
-force_option = click.option("--force", is_flag=True, help="Replace outputs that exist.")
+force_option = click.option("--force", is_flag=True, help="Replace existing outputs.")
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else."
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else."
 )
 
 seed_option = click.option(
@@ -30,7 +30,7 @@ results_option = click.option(
     type=PATH,
     metavar="FILE",
     help="Append the scores to this JSON-lines file."
-    "  [default: RUN/results.jsonl where all checkpoints come from one run]",
+    "  [default: RUN/results.jsonl if all checkpoints come from one run]",
 )
 
 split_option = click.option(
@@ -38,12 +38,12 @@ split_option = click.option(
     type=click.Choice(["val", "train"]),
     default="val",
     show_default=True,
-    help="Which images are scored.",
+    help="Which images to score on.",
 )
 
 
 def old_view_flags(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what `--view` was called in version 0.1, below the options that have it."""
+    """Add the old names of `--view` from version 0.1, below the options that contain it."""
     for name, view in (("--no-augment", "evaluation"), ("--augment", "training")):
         function = click.option(name, "view", flag_value=view, hidden=True)(function)
     return function

@@ -1,4 +1,4 @@
-"""A fine-tuning run as a person sees it: a bar on a terminal, plain lines elsewhere."""
+"""A fine-tuning run as a user sees it: a bar on a terminal, plain lines otherwise."""
 
 import contextlib
 import datetime as dt
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def watch_run(context: "Distributed") -> Iterator["Listener"]:
-    """Show a run on stderr, once: how far it is, and every validation in a line that stays.
+    """Show a run on stderr, on rank 0 only: how far it is, and every validation in a lasting line.
 
     Yields:
-        What the run is to call.
+        The listener for the run.
     """
     from swa_tools.training.progress import Listener
 
@@ -60,7 +60,7 @@ def _announce(write: Callable[[str], None]) -> Callable[["RunPlan"], None]:
     def announce(plan: "RunPlan") -> None:
         write(
             f"{plan.n_steps:,} steps of {plan.batch_size} images,"
-            f" {plan.steps_per_epoch:,} in an epoch; {len(plan.captures)} checkpoints"
+            f" {plan.steps_per_epoch:,} in an epoch; {len(plan.captures)} captures"
         )
         if plan.incomplete_cycle is not None:
             write(plan.incomplete_cycle)

@@ -18,14 +18,16 @@ from swa_tools.landscape.options import SurfaceOptions
     "  swa-tools ray --from rays.npz --plot rays.pdf"
 )
 @click.argument("checkpoints", nargs=-1, metavar="CHECKPOINT...", type=click.Path(readable=False))
-@click.option("--rays", "n_rays", type=COUNT, default=10, show_default=True, help="Directions.")
+@click.option(
+    "--rays", "n_rays", type=COUNT, default=10, show_default=True, help="Number of directions."
+)
 @click.option(
     "--points",
     "n_points",
     type=COUNT,
     default=12,
     show_default=True,
-    help="Points on each ray besides the checkpoint.",
+    help="Points on each ray, not counting the checkpoint.",
 )
 @click.option(
     "--distance",
@@ -46,7 +48,7 @@ def command(
     Figure 4 of the paper. Directions are uniform on the unit sphere of all parameters, and the same
     for every checkpoint; BatchNorm is recomputed at each point. The width of a minimum is the
     distance at which the error has grown by 1 and by 5 points, with its 95 % interval over the
-    rays. A killed command goes on where it was when it is given again.
+    rays. If the command is killed, giving it again resumes it.
     """
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.report import ray_picture

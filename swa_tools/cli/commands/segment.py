@@ -32,17 +32,17 @@ from swa_tools.landscape.options import SurfaceOptions
     type=click.FloatRange(min=0),
     default=1.0,
     show_default=True,
-    help="How far to go on beyond each of them, in lengths between them.",
+    help="How far to continue beyond each checkpoint, as a multiple of the distance between them.",
 )
 @surface_options
 def command(
     *, swa: str | None, sgd: str | None, n_points: int, beyond: float, **given: Any
 ) -> None:
-    """Draw test error and train loss on the line through the average SWA and another, SGD.
+    """Draw test error and train loss on the line through two checkpoints: an average, SWA, and SGD.
 
-    Figure 5 of the paper: w(t) = t·w_SGD + (1 − t)·w_SWA by its signed distance, 0 at SWA and
-    positive toward SGD; BatchNorm is recomputed at each point. A killed command goes on where it
-    was when it is given again.
+    Figure 5 of the paper: w(t) = t·w_SGD + (1 − t)·w_SWA over its signed distance, 0 at SWA and
+    positive toward SGD; BatchNorm is recomputed at each point. If the command is killed, giving it
+    again resumes it.
     """
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.errors import SwaToolsError
@@ -56,7 +56,7 @@ def command(
         from swa_tools.landscape.segment import SegmentOptions, measure_segment
 
         if len(paths) != 2:
-            raise SwaToolsError(f"a segment needs two checkpoints, found {len(paths)}")
+            raise SwaToolsError(f"a segment needs exactly two checkpoints, found {len(paths)}")
         shape = SegmentOptions(n_points=n_points, beyond=beyond)
         measure_segment(*paths, survey=survey, options=shape)
 

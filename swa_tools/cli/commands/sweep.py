@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     type=click.Choice(["val", "train"]),
     default="val",
     show_default=True,
-    help="Which images are scored.",
+    help="Which images to score on.",
 )
-@click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Write the table as CSV, too.")
+@click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Also write the table as CSV.")
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw the curve (PNG, SVG or PDF).")
 @options_of(PictureOptions, BnOptions)
 @old_view_flags
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=4,
     show_default=True,
-    help="Averages in memory at a time; so many share a pass over the images.",
+    help="Averages in memory at a time; they share a pass over the images.",
 )
 @options_of(ModelChoice)
 @results_option
@@ -76,8 +76,8 @@ def command(
 ) -> None:
     """Score the averages of the first and of the last n CHECKPOINTs, for every n.
 
-    BatchNorm is recomputed for each; nothing is written but the table. It shows what more cycles
-    are worth (Table 2 and Figure 6 of the paper).
+    BatchNorm is recomputed for each; no average is written. The table shows what more cycles are
+    worth (Table 2 and Figure 6 of the paper).
     """
     from swa_tools.averaging import open_all
     from swa_tools.checkpoints import check_output, find_checkpoints
