@@ -88,22 +88,22 @@ def result_of(*, control, last, p_value):
         (
             93.0,
             0.01,
-            "better: +2.00 points (p = 0.01) compared with conventional SGD with the same 10",
+            "better: +2.00 points (p = 0.01) against conventional SGD with the same 10",
         ),
         (
             97.0,
             0.01,
-            "WORSE: -2.00 points (p = 0.01) compared with conventional SGD with the same 10",
+            "WORSE: -2.00 points (p = 0.01) against conventional SGD with the same 10",
         ),
         (
             94.5,
             0.3,
-            "no difference beyond noise: +0.50 points (p = 0.3) compared with conventional SGD",
+            "no difference beyond noise: +0.50 points (p = 0.3) against conventional SGD",
         ),
         (
             95.0,
             1.0,
-            "no difference beyond noise: +0.00 points (p = 1) compared with conventional SGD",
+            "no difference beyond noise: +0.00 points (p = 1) against conventional SGD",
         ),
     ],
 )

@@ -77,7 +77,7 @@ def _verdict(result: "DemoResult") -> Iterator[str]:
         name = one.name
         if name == "conventional SGD":
             name += f" with the same {epochs:g} epochs"
-        yield f"  {_difference(one)} (p = {one.p_value:.2g}) compared with {name}"
+        yield f"  {_difference(one)} (p = {one.p_value:.2g}) against {name}"
 
 
 def _difference(one: "DemoComparison") -> str:
