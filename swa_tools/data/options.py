@@ -19,8 +19,8 @@ class ImageSource:
 
     data: Path | None = option(
         None,
-        help="Folder with train/ and val/ (or validation/), each with one folder per class, or with"
-        " tar files of these.",
+        help="Folder with train/ and val/ (or validation/), each with one folder per class; or with"
+        " train.tar and val.tar.",
         section="Images",
         metavar="DIR",
         affects="numbers",
@@ -28,7 +28,7 @@ class ImageSource:
     )
     train_dir: Path | None = option(
         None,
-        help="Folder of the training images alone.",
+        help="Folder or tar file of the training images, instead of --data.",
         section="Images",
         metavar="DIR",
         affects="numbers",
@@ -36,7 +36,7 @@ class ImageSource:
     )
     val_dir: Path | None = option(
         None,
-        help="Folder of the validation images alone.",
+        help="Folder or tar file of the validation images, instead of --data.",
         section="Images",
         metavar="DIR",
         affects="numbers",

@@ -201,7 +201,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     keep_checkpoints: int | None = option(
         None,
-        help="How many captures to keep: the newest N.",
+        help="Captures to keep: all, the newest N, or none.",
         section="Averages",
         metavar="all|N|none",
         shown_default="all",
