@@ -31,4 +31,4 @@ class DataError(SwaToolsError):
 
 
 class TrainingError(SwaToolsError):
-    """A run that cannot start, go on, or be resumed."""
+    """A run that cannot start, continue, or be resumed."""

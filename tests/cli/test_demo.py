@@ -85,10 +85,26 @@ def result_of(*, control, last, p_value):
 @pytest.mark.parametrize(
     ("control", "p_value", "expected"),
     [
-        (93.0, 0.01, "better: +2.00 points (p = 0.01) against conventional SGD with the same 10"),
-        (97.0, 0.01, "WORSE: -2.00 points (p = 0.01) against conventional SGD with the same 10"),
-        (94.5, 0.3, "no difference beyond noise: +0.50 points (p = 0.3) against conventional SGD"),
-        (95.0, 1.0, "no difference beyond noise: +0.00 points (p = 1) against conventional SGD"),
+        (
+            93.0,
+            0.01,
+            "better: +2.00 points (p = 0.01) against conventional SGD with the same 10",
+        ),
+        (
+            97.0,
+            0.01,
+            "WORSE: -2.00 points (p = 0.01) against conventional SGD with the same 10",
+        ),
+        (
+            94.5,
+            0.3,
+            "no difference beyond noise: +0.50 points (p = 0.3) against conventional SGD",
+        ),
+        (
+            95.0,
+            1.0,
+            "no difference beyond noise: +0.00 points (p = 1) against conventional SGD",
+        ),
     ],
 )
 def test_the_verdict_says_what_came_out(monkeypatch, capsys, tmp_path, control, p_value, expected):

@@ -105,7 +105,7 @@ def test_a_run_without_a_complete_cycle_has_nothing_to_average(call, small, tmp_
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (("--keep-checkpoints", 1), "s for points to resume from\n"),
+        (("--keep-checkpoints", 1), "s spent on points to resume from\n"),
         (("--swa-online", "--keep-checkpoints", "none"), "the average of the captures is "),
     ],
 )
@@ -175,7 +175,11 @@ def test_a_multistep_run_with_arguments_of_the_model_is_resumed(call, small, tmp
         (("timm/test_resnet",), 2, "Missing option '-o'"),
         (("timm/test_resnet", "-o", "run", "--schedule", "zigzag"), 2, "Invalid value"),
         (("timm/test_resnet", "-o", "run", "--keep-checkpoints", "few"), 2, "all, none or a num"),
-        (("timm/test_resnet", "-o", "run", "--swa-online", "--then-average"), 2, "leave --then-a"),
+        (
+            ("timm/test_resnet", "-o", "run", "--swa-online", "--then-average"),
+            2,
+            "out --then-average",
+        ),
         (("timm/test_resnet", "-o", "run", "--epochs", "nan"), 2, "expected a finite number"),
         (("timm/test_resnet", "-o", "run", "--clip-grad", "inf"), 2, "expected a finite number"),
         (("timm/test_resnet", "-o", "run", "--data", "missing"), 1, "Error: missing: "),
@@ -221,7 +225,7 @@ def test_an_output_that_exists_is_kept(call, small, tmp_path):
 
 def test_help_puts_every_option_under_a_heading(call):
     printed = call("--help").out
-    for heading in ("Model:", "Images:", "Learning rate:", "Stopping and going on:"):
+    for heading in ("Model:", "Images:", "Learning rate:", "Stopping and resuming:"):
         assert heading in printed
     assert printed.count("--lr-max FLOAT") == 1
     assert "Example" in printed

@@ -109,9 +109,9 @@ def test_nothing_is_overwritten_without_force(plane, tmp_path):
         (["-o", "x.txt"], 3, 1, "written as .npz"),
         (["-o", "x.npz", "--plot", "x.jpeg"], 3, 1, "which kind of picture"),
         (["-o", "x.npz", "--project", "missing.safetensors"], 3, 1, "missing.safetensors: no such"),
-        ([], 3, 2, "Give -o FILE.npz"),
-        (["-o", "x.npz", "--from", "y.npz"], 3, 2, "Give -o FILE.npz"),
-        (["--from", "missing.npz"], 0, 1, "missing.npz: cannot read it"),
+        ([], 3, 2, "Give either -o FILE.npz"),
+        (["-o", "x.npz", "--from", "y.npz"], 3, 2, "Give either -o FILE.npz"),
+        (["--from", "missing.npz"], 0, 1, "missing.npz: cannot read this file"),
         (["-o", "x.npz", "--size", "large"], 3, 2, "such as 6.4x4"),
     ],
 )

@@ -119,15 +119,15 @@ def test_a_run_that_cannot_start_says_why_and_writes_nothing(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model": "timm/test_resnet"}, "model was timm/test_efficientnet, is timm/test_resnet"),
-        ({"batch_size": 4}, "steps per epoch was 6, is 12 now"),
-        ({"schedule": ScheduleOptions(lr_max=0.5)}, "schedule lr_max was 0.001, is 0.5 now"),
+        ({"model": "timm/test_resnet"}, "model was timm/test_efficientnet, is now timm/test_res"),
+        ({"batch_size": 4}, "steps per epoch was 6, is now 12"),
+        ({"schedule": ScheduleOptions(lr_max=0.5)}, "schedule lr_max was 0.001, is now 0.5"),
         (
             {"schedule": ScheduleOptions(schedule="constant")},
-            "schedule name was sawtooth, is const",
+            "schedule name was sawtooth, is now const",
         ),
-        ({"optimizer": OptimizerOptions(momentum=0.5)}, "momentum was 0.9, is 0.5"),
-        ({"ema": 0.9}, "ema was not set, is 0.9"),
+        ({"optimizer": OptimizerOptions(momentum=0.5)}, "momentum was 0.9, is now 0.5"),
+        ({"ema": 0.9}, "ema was not set, is now 0.9"),
     ],
 )
 def test_resuming_as_another_run_is_refused_and_names_what_differs(options, changes, named, files):
@@ -147,7 +147,7 @@ def test_resuming_with_another_data_set_is_refused(options, photos, tmp_path):
             target = other / path.relative_to(photos)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    with pytest.raises(TrainingError, match="training images was 48, is 45 now"):
+    with pytest.raises(TrainingError, match="training images was 48, is now 45"):
         finetune(options(data=other, resume=True))
 
 
@@ -173,7 +173,7 @@ def test_a_run_that_was_killed_before_its_first_step_begins_again(options, files
 def test_a_run_whose_resume_point_is_lost_is_not_overwritten(options):
     run = finetune(options()).run
     (run / "resume.pt").unlink()
-    with pytest.raises(TrainingError, match="there is no point to resume from, but there are resu"):
+    with pytest.raises(TrainingError, match="there is no point to resume from, but the run has"):
         finetune(options(resume=True))
 
 
@@ -224,7 +224,7 @@ def test_a_run_from_another_has_its_own_hyperparameters(options, half_done):
     ("changes", "message"),
     [
         ({"new_head": True}, "its optimizer state belongs to its own classifier"),
-        ({"checkpoint": Path("x")}, "leave --checkpoint out"),
+        ({"checkpoint": Path("x")}, "leave out --checkpoint"),
         (
             {"optimizer": OptimizerOptions(optimizer="adamw")},
             "its optimizer was sgd, here it is ad",

@@ -167,7 +167,7 @@ def test_resuming_with_another_rate_is_refused_once_on_another_number_of_ranks(
 ):
     results = run_ranks(nursery, *without_bn, "--lr-max", 0.5, "--resume-if-exists", "-o", alone)
     assert [status for status, _ in results] == [1, 1]
-    assert "schedule lr_max was 0.005, is 0.5 now" in results[0][1]
+    assert "schedule lr_max was 0.005, is now 0.5" in results[0][1]
     assert results[1][1] == ""
 
 

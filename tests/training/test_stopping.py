@@ -152,7 +152,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_ro
     assert process.wait() == 1
     last = process.output.splitlines()[-1]
     assert last.startswith(f"Error: {run}/resume.pt: cannot write it: ")
-    assert last.endswith(f"--resume {run} goes on from step 0")
+    assert last.endswith(f"--resume {run} continues from step 0")
     assert "Traceback" not in process.output
     assert not list(run.rglob("*.tmp"))
     status, output = nursery.run("--resume", run)
@@ -170,7 +170,7 @@ def test_a_full_disk_as_records_are_written_says_how_to_go_on(options, monkeypat
     run = tmp_path / "run"
     assert str(raised.value) == (
         f"{run}/metrics.jsonl: cannot write results: No space left on device;"
-        f" --resume {run} goes on from step 0"
+        f" --resume {run} continues from step 0"
     )
 
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=4,
     show_default=True,
-    help="Averages in memory at a time; so many share a pass over the images.",
+    help="Averages in memory at a time; they share a pass over the images.",
 )
 @options_of(ModelChoice, OutcomeOptions)
 def command(
@@ -62,8 +62,8 @@ def command(
 ) -> None:
     """Score the averages of the first and of the last n CHECKPOINTs, for every n.
 
-    BatchNorm is recomputed for each; nothing is written but the table. It shows what more cycles
-    are worth (Table 2 and Figure 6 of the paper).
+    BatchNorm is recomputed for each; no average is written. The table shows what more cycles are
+    worth (Table 2 and Figure 6 of the paper).
     """
     from swa_tools.checkpoints import check_output
     from swa_tools.data import open_split
