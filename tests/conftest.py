@@ -14,6 +14,8 @@ import hypothesis
 import numpy as np
 import pytest
 
+CLASSES = ("blue", "green", "red")
+
 
 def pytest_configure():
     # A job in the background, or under nohup, begins with Ctrl-C ignored, and so would the
@@ -40,7 +42,7 @@ def image_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for split, n_images in (("train", 8), ("val", 4)):
-        for channel, name in enumerate(("blue", "green", "red")):
+        for channel, name in enumerate(CLASSES):
             (folder / split / name).mkdir(parents=True)
             for number in range(n_images):
                 pixels = generator.integers(0, 160, (36, 48, 3), dtype=np.uint8)
@@ -57,43 +59,76 @@ def tiny_model():
 
 
 @pytest.fixture(scope="session")
-def _captures(tmp_path_factory, tiny_model):
+def tiny_network(tiny_model):
+    """The small model for the classes of `image_folder`, untrained; do not change it."""
+    import torch
+
+    from swa_tools.models import create_model
+
+    torch.manual_seed(0)
+    built = create_model(tiny_model, num_classes=len(CLASSES), image_size=32)
+    # With the statistics of other images than these, all of them would be of one class.
+    tinted = torch.randn(64, 3, 32, 32) + 2 * torch.randn(64, 3, 1, 1)
+    with torch.no_grad():
+        for _ in range(20):
+            built.module.train()(tinted)
+        built.module.get_classifier().bias -= built.module.eval()(tinted).mean(0)
+    return dataclasses.replace(built, info=dataclasses.replace(built.info, classes=CLASSES))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_network):
+    """Write a checkpoint of the small model; return its path."""
     import torch
 
     from swa_tools import __version__
     from swa_tools.checkpoints import BnInfo, CheckpointMetadata, TrainingInfo
-    from swa_tools.models import create_model, save_state_dict
+    from swa_tools.models import save_state_dict
 
+    def moved(tensor, noise):
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor * (0.8 + 0.4 * torch.rand(tensor.shape, generator=noise))
+
+    def write(path, state_dict=None, *, cycle=None, schedule="sawtooth", bn="trained", **changes):
+        """Write other weights if given, or those of a cycle; changes go to the metadata."""
+        metadata = CheckpointMetadata(
+            kind="checkpoint",
+            model=tiny_network.info,
+            preprocessing=tiny_network.preprocessing,
+            bn=BnInfo(state=bn),
+            swa_tools=__version__,
+        )
+        if state_dict is None:
+            state_dict = tiny_network.module.state_dict()
+        if cycle is not None:
+            noise = torch.Generator().manual_seed(cycle)
+            state_dict = {name: moved(tensor, noise) for name, tensor in state_dict.items()}
+            metadata = dataclasses.replace(
+                metadata,
+                training=TrainingInfo(
+                    epoch=cycle,
+                    step=7 * cycle,
+                    cycle=cycle,
+                    lr=1e-5,
+                    schedule={"name": schedule},
+                    seed=0,
+                ),
+            )
+        save_state_dict(path, state_dict, dataclasses.replace(metadata, **changes))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def _captures(tmp_path_factory, tiny_checkpoint):
     folder = tmp_path_factory.mktemp("captures") / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "run.json").write_text("{}")
-    torch.manual_seed(0)
-    built = create_model(tiny_model, num_classes=3, image_size=32)
-    metadata = CheckpointMetadata(
-        kind="checkpoint",
-        model=dataclasses.replace(built.info, classes=("blue", "green", "red")),
-        preprocessing=built.preprocessing,
-        bn=BnInfo(state="trained"),
-        swa_tools=__version__,
-    )
     for cycle in (1, 2, 3):
-        noise = torch.Generator().manual_seed(cycle)
-        state_dict = {
-            name: tensor + 0.05 * torch.rand(tensor.shape, generator=noise)
-            if tensor.is_floating_point()
-            else tensor
-            for name, tensor in built.module.state_dict().items()
-        }
-        training = TrainingInfo(
-            epoch=cycle, step=7 * cycle, cycle=cycle, lr=1e-5, schedule={"name": "sawtooth"}, seed=0
-        )
-        save_state_dict(
-            folder / "checkpoints" / f"cycle-{cycle:03d}.safetensors",
-            state_dict,
-            dataclasses.replace(metadata, training=training),
-        )
-    average = dataclasses.replace(metadata, kind="average", bn=BnInfo(state="stale"))
-    save_state_dict(folder / "average.safetensors", built.module.state_dict(), average)
+        tiny_checkpoint(folder / "checkpoints" / f"cycle-{cycle:03d}.safetensors", cycle=cycle)
+    tiny_checkpoint(folder / "average.safetensors", kind="average", bn="stale")
     return folder
 
 
