@@ -113,7 +113,7 @@ def test_every_lack_of_memory_is_one_line(options, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(Stepper, "take", take)
-    with pytest.raises(TrainingError, match=r"^step 1: out of memory on cpu with 8 images at once"):
+    with pytest.raises(TrainingError, match=r"^step 1: out of memory on cpu with 4 images at once"):
         finetune(options())
 
 

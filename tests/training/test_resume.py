@@ -145,7 +145,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
 ):
     arguments = (*recipe, *EXTRAS, "--resume-every", "2steps", "--resume-if-exists", "-o")
     whole = tmp_path / "whole"
-    status, output = nursery.run(*arguments, whole)
+    status, output = nursery.run("finetune", *arguments, whole)
     assert status == 0, output
 
     moments = random.Random(seed)
@@ -154,7 +154,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
         n_runs += 1
         run, ended = tmp_path / f"killed-{n_runs}", False
         while not ended:
-            process = nursery.start(*arguments, run)
+            process = nursery.start("finetune", *arguments, run)
             if n_killed < n_kills:
                 time.sleep(moments.uniform(0, 1))
                 process.kill()
