@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from swa_tools.checkpoints.foreign.dcp_folder import is_dcp_folder
 from swa_tools.checkpoints.names import common_start, in_order, natural_key, without_a_number
 from swa_tools.checkpoints.reader import FOLDER_FILES, open_checkpoint
 from swa_tools.checkpoints.sharded import SHARD
@@ -85,8 +86,9 @@ def _names(folder: Path) -> list[str]:
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Tell whether a folder holds one model, as Hugging Face and timm write it."""
-    return os.path.isdir(folder) and any(os.path.lexists(folder / file) for file in FOLDER_FILES)
+    """Tell whether a folder holds one model, as Hugging Face, timm or torch's DCP write it."""
+    has_weights = any(os.path.lexists(folder / file) for file in FOLDER_FILES)
+    return os.path.isdir(folder) and (has_weights or is_dcp_folder(folder))
 
 
 def _layout(path: Path) -> object:

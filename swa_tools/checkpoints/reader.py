@@ -12,7 +12,9 @@ import numpy as np
 from swa_tools.checkpoints.digest import BLOCK_ELEMENTS, block_hash, combine
 from swa_tools.checkpoints.dtypes import DTYPES, numpy_dtype
 from swa_tools.checkpoints.files import InputFile, SafetensorsFile, TensorFile
-from swa_tools.checkpoints.foreign.torch_file import ZIP_START, TorchFile
+from swa_tools.checkpoints.foreign.dcp_folder import DcpFolder, is_dcp_folder
+from swa_tools.checkpoints.foreign.torch_file import TorchFile
+from swa_tools.checkpoints.foreign.torch_format import ZIP_START
 from swa_tools.checkpoints.header import JSON_BLANKS, PREFIX_BYTES
 from swa_tools.checkpoints.metadata import METADATA_KEY, CheckpointMetadata, parse_metadata
 from swa_tools.checkpoints.names import plain_names
@@ -177,9 +179,10 @@ def open_checkpoint(
     """Open a checkpoint for reading; only headers are read here.
 
     Args:
-        path: A `.safetensors` file, a sharded `*.index.json`, a folder with one of them as
-            Hugging Face and timm write it, or a file of `torch.save` (`.pth`, `.pt`, `.pth.tar`,
-            `.bin`, `.ckpt`). The content decides, not the name. Nothing in it is run.
+        path: A `.safetensors` file; a sharded `*.index.json`; a folder with one of them, as Hugging
+            Face and timm write it; a folder of `torch.distributed.checkpoint`; or a file of
+            `torch.save` (`.pth`, `.pt`, `.pth.tar`, `.bin`, `.ckpt`). The content decides, not the
+            name. Nothing in it is run.
         entry: Which set of weights to take from a pickled file that holds several: a key such as
             `state_dict_ema`, or a path such as `agents.0.q`.
         keep_names: Whether to leave the names of tensors as they are in the file, wrappers'
@@ -189,6 +192,8 @@ def open_checkpoint(
         CheckpointError: It is missing, damaged, of another format, or ambiguous.
     """
     path = Path(path)
+    if is_dcp_folder(path):
+        return Checkpoint(path, [DcpFolder(path, entry=entry)], keep_names=keep_names)
     target = _file_in_folder(path) if os.path.isdir(path) else path
     if target.name.endswith(".index.json"):
         with ExitStack() as stack:

@@ -55,16 +55,21 @@ class Inert:
         name: The name of its class, or of the function that would have made it.
         arguments: What that would have been called with.
         items: What was put into it by key, as into a subclass of dict.
-        is_module: Whether its state is that of a `torch.nn.Module`.
+        state: What would have been set as its state; None if nothing was.
     """
 
-    __slots__ = ("arguments", "is_module", "items", "name")
+    __slots__ = ("arguments", "items", "name", "state")
 
     def __init__(self, name: str, arguments: Any = ()) -> None:
         self.name = name
         self.arguments = arguments
         self.items: dict[Any, Any] = {}
-        self.is_module = False
+        self.state: Any = None
+
+    @property
+    def is_module(self) -> bool:
+        """Whether its state is that of a `torch.nn.Module`."""
+        return isinstance(self.state, dict) and {"_parameters", "_modules"} <= self.state.keys()
 
 
 class BrokenPickleError(Exception):
@@ -294,8 +299,8 @@ class _Machine:
     def _build(self, _: Any) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, Inert) and isinstance(state, dict):
-            target.is_module = "_parameters" in state and "_modules" in state
+        if isinstance(target, Inert):
+            target.state = state
 
     def _persid(self, argument: Any) -> None:
         if self._persistent is None:
