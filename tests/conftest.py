@@ -133,6 +133,19 @@ def _captures(tmp_path_factory, tiny_checkpoint):
 
 
 @pytest.fixture
+def read_all():
+    """Read every tensor of a checkpoint as NumPy arrays."""
+
+    from swa_tools.checkpoints import open_checkpoint
+
+    def read(path, **options):
+        with open_checkpoint(path, **options) as checkpoint:
+            return {name: checkpoint.read(name) for name in checkpoint.tensors}
+
+    return read
+
+
+@pytest.fixture
 def run_with_captures(_captures, tmp_path):
     """A run directory over the classes of `image_folder`: three captures and a stale average."""
     return Path(shutil.copytree(_captures, tmp_path / "run"))
