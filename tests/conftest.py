@@ -133,6 +133,19 @@ def _captures(tmp_path_factory, tiny_checkpoint):
 
 
 @pytest.fixture
+def read_all():
+    """Read every tensor of a checkpoint as NumPy arrays."""
+
+    from swa_tools.checkpoints import open_checkpoint
+
+    def read(path, **options):
+        with open_checkpoint(path, **options) as checkpoint:
+            return {name: checkpoint.read(name) for name in checkpoint.tensors}
+
+    return read
+
+
+@pytest.fixture
 def run_with_captures(_captures, tmp_path):
     """A run directory over the classes of `image_folder`: three captures and a stale average."""
     return Path(shutil.copytree(_captures, tmp_path / "run"))
@@ -246,13 +259,17 @@ def nursery(tmp_path_factory):
 
 @pytest.fixture
 def on_ranks(nursery, tmp_path):
-    """Call a module-level function of the test file on ranks; return each one's result."""
+    """Call a module-level function of the test file on ranks; return each one's result.
 
-    def run(function, *, world_size=2):
+    It gets the context and the arguments, texts for JSON.
+    """
+
+    def run(function, *arguments, world_size=2):
         import torch
 
         place = [function.__code__.co_filename, function.__name__, str(tmp_path)]
-        results = nursery.run_ranks(function=place, world_size=world_size, **os.environ)
+        call = [*place, *map(str, arguments)]
+        results = nursery.run_ranks(function=call, world_size=world_size)
         assert [status for status, _ in results] == [0] * world_size, results
         return [torch.load(tmp_path / f"{rank}.pt") for rank in range(world_size)]
 

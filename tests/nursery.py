@@ -41,13 +41,13 @@ def wait(pid):
         time.sleep(0.01)
 
 
-def call(file, name, folder):
+def call(file, name, folder, *arguments):
     """Call a function of a test file as one of the ranks; keep its result in the folder."""
     spec = importlib.util.spec_from_file_location("functions_of_a_test", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with distributed("cpu") as context:
-        torch.save(getattr(module, name)(context), Path(folder) / f"{context.rank}.pt")
+        torch.save(getattr(module, name)(context, *arguments), Path(folder) / f"{context.rank}.pt")
 
 
 def run(request):

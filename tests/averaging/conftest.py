@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from swa_tools.averaging import AverageOptions, average_checkpoints
-from swa_tools.checkpoints import open_checkpoint, write_checkpoint
+from swa_tools.checkpoints import write_checkpoint
 
 
 @pytest.fixture
@@ -19,17 +19,6 @@ def checkpoints(tmp_path):
         return paths
 
     return write
-
-
-@pytest.fixture
-def read_all():
-    """Read every tensor of a checkpoint."""
-
-    def read(path):
-        with open_checkpoint(path) as checkpoint:
-            return {name: checkpoint.read(name) for name in checkpoint.tensors}
-
-    return read
 
 
 @pytest.fixture

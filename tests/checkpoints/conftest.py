@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from swa_tools.checkpoints import open_checkpoint, write_checkpoint
+from swa_tools.checkpoints import write_checkpoint
 
 
 @pytest.fixture
@@ -17,17 +17,6 @@ def raw_file(tmp_path):
         return path
 
     return write
-
-
-@pytest.fixture
-def read_all():
-    """Read every tensor of a checkpoint as NumPy arrays."""
-
-    def read(path, **options):
-        with open_checkpoint(path, **options) as checkpoint:
-            return {name: checkpoint.read(name) for name in checkpoint.tensors}
-
-    return read
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -28,15 +27,15 @@ def call(command, *, data, run_directory, out):
         for one in command
         for head, *rest in [one.split("/")]
     ]
-    common = ["--data", data, "--device", "cpu", "--workers", "0", "--batch-size", "5", "--json"]
+    common = ["--device", "cpu", "--workers", "0", "--batch-size", "5", "--json"]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
-        status = run([*arguments, *common])
+        status = run([*arguments, "--data", str(data), *common])
     return status, printed.getvalue()
 
 
-def call_all(_context):
-    places = json.loads(os.environ["PLACES"])
+def call_all(_context, data, run_directory, out):
+    places = {"data": data, "run_directory": run_directory, "out": out}
     return [call(command, **places) for command in (*TABLES, BAD)]
 
 
@@ -53,19 +52,19 @@ def numbers_in(document):
 
 
 def test_two_ranks_print_and_write_what_one_does(
-    run_with_captures, image_folder, tmp_path, on_ranks, monkeypatch
+    run_with_captures, image_folder, tmp_path, on_ranks
 ):
     outputs = {}
     for name in ("one", "two"):
         outputs[name] = tmp_path / name
         outputs[name].mkdir()
-    places = {"data": str(image_folder), "run_directory": str(run_with_captures)}
-    monkeypatch.setenv("PLACES", json.dumps({**places, "out": str(outputs["two"])}))
-    first, second = on_ranks(call_all)
+    first, second = on_ranks(call_all, image_folder, run_with_captures, outputs["two"])
     assert [status for status, _ in first] == [status for status, _ in second] == [0] * 4 + [1]
     assert [printed for _, printed in second] == [""] * 5
     for command, (_, printed) in zip(TABLES, first, strict=False):
-        status, expected = call(command, **places, out=outputs["one"])
+        status, expected = call(
+            command, data=image_folder, run_directory=run_with_captures, out=outputs["one"]
+        )
         assert status == 0
         found, expected = (list(numbers_in(json.loads(text))) for text in (printed, expected))
         assert found == pytest.approx(expected, rel=1e-4), command[0]

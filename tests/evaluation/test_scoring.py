@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -278,12 +277,9 @@ def test_unreadable_images_are_counted(captures, folder, tmp_path):
     assert result.checkpoints[0].score.n_correct == expected.checkpoints[0].score.n_correct
 
 
-def score_on_ranks(context):
-    """The arguments come from the environment: torchrun hands it on."""
-    import os
+def score_on_ranks(context, images, logits, *paths):
     from pathlib import Path
 
-    images, logits, *paths = json.loads(os.environ["SCORE_ON_RANKS"])
     options = EvaluationOptions(
         workers=0, batch_size=5, channels_last=False, save_logits=Path(logits)
     )
@@ -294,10 +290,8 @@ def score_on_ranks(context):
     return [one.score.n_correct for one in result.checkpoints]
 
 
-def test_two_ranks_score_and_save_as_one_does(captures, folder, tmp_path, on_ranks, monkeypatch):
-    arguments = [folder, tmp_path / "two", *captures[:2]]
-    monkeypatch.setenv("SCORE_ON_RANKS", json.dumps([str(argument) for argument in arguments]))
-    found = on_ranks(score_on_ranks)
+def test_two_ranks_score_and_save_as_one_does(captures, folder, tmp_path, on_ranks):
+    found = on_ranks(score_on_ranks, folder, tmp_path / "two", *captures[:2])
     expected = run(captures[:2], folder, save_logits=tmp_path / "one")
     n_correct = [one.score.n_correct for one in expected.checkpoints]
     assert found == [n_correct, n_correct]

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -152,15 +151,13 @@ def test_leaving_out_the_recompute_is_announced(captures, survey):
     assert any("--bn-samples 0" in line and "wrong" in line for line in notices)
 
 
-def plane_on_a_rank(context):
-    import os
+def plane_on_a_rank(context, output, images, *paths):
     from pathlib import Path
 
     from swa_tools.data import open_images
     from swa_tools.landscape.options import SurfaceOptions
     from swa_tools.landscape.survey import Survey
 
-    job = json.loads(Path(os.environ["SWA_TOOLS_TEST_JOB"]).read_text())
     counted = itertools.count()
     original = Surface.score
 
@@ -170,27 +167,21 @@ def plane_on_a_rank(context):
 
     Surface.score = score
     survey = Survey(
-        output=Path(job["output"]),
-        train=open_images(Path(job["images"]) / "train"),
-        val=open_images(Path(job["images"]) / "val"),
+        output=Path(output),
+        train=open_images(Path(images) / "train"),
+        val=open_images(Path(images) / "val"),
         options=SurfaceOptions(
             bn_samples=9, train_samples=6, val_samples=12, workers=0, batch_size=4
         ),
         context=context,
     )
-    measure_plane([Path(path) for path in job["captures"]], survey, options=SMALL)
+    measure_plane([Path(path) for path in paths], survey, options=SMALL)
     return next(counted)
 
 
-def test_points_spread_over_ranks(captures, survey, on_ranks, image_folder, tmp_path, monkeypatch):
-    job = {
-        "output": str(tmp_path / "ranks.npz"),
-        "images": str(image_folder),
-        "captures": [str(path) for path in captures[:3]],
-    }
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    monkeypatch.setenv("SWA_TOOLS_TEST_JOB", str(tmp_path / "job.json"))
-    assert on_ranks(plane_on_a_rank) == [4, 3]
+def test_points_spread_over_ranks(captures, survey, on_ranks, image_folder, tmp_path):
+    output = tmp_path / "ranks.npz"
+    assert on_ranks(plane_on_a_rank, output, image_folder, *captures[:3]) == [4, 3]
     alone = survey(output="alone.npz")
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the ranks: other numbers of threads round otherwise
@@ -198,6 +189,6 @@ def test_points_spread_over_ranks(captures, survey, on_ranks, image_folder, tmp_
         measure_plane(captures[:3], alone, options=SMALL)
     finally:
         torch.set_num_threads(n_threads)
-    ranks, one = arrays(tmp_path / "ranks.npz"), arrays(alone.output)
+    ranks, one = arrays(output), arrays(alone.output)
     for name, array in one.items():
         np.testing.assert_allclose(ranks[name], array, rtol=1e-6, err_msg=name)
