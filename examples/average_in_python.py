@@ -1,7 +1,7 @@
 """Average checkpoints in ten lines: `python average_in_python.py OUTPUT.safetensors CHECKPOINT…`.
 
 CHECKPOINT is a file of any format, a folder, a run directory or a quoted glob. torch is imported
-only where a file is a pickle.
+only if a file is a pickle.
 """
 
 import sys

@@ -1,9 +1,9 @@
 """What should BatchNorm be recomputed on, how, and on how many images?
 
-For the average of a run's captures: top-1, nll and calibration error with averaged ("stale")
-statistics, with those of the last checkpoint, recomputed on the training view (the run's own, and
-crops from 8 % of the image), on the evaluation view, by the other estimators, and as the authors
-do, with McNemar's p against the default. Runs that differ in their seed alone are given together:
+Prints top-1, nll and calibration error of the average of a run's captures, with McNemar's p against
+the default. The statistics are averaged ("stale"), those of the last checkpoint, or recomputed: on
+the training view (the run's own, and crops from 8 % of the image), on the evaluation view, by the
+other estimators, and as the authors do. Give runs that differ only in their seeds together:
 
     python examples/bn_ablation.py run-0 run-1 run-2 --data imagenet
 """
@@ -55,8 +55,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, nargs="+", default=[256, 1000, 4000, 10**9])
     parser.add_argument("--batch-size", type=int, help="default: the run's, at least 64")
     parser.add_argument("--workers", type=int, help="processes that decode images")
-    parser.add_argument("--model", help="for files that do not say their model")
-    parser.add_argument("--image-size", type=int, help="of the evaluation; default: the run's")
+    parser.add_argument("--model", help="for files that do not name their model")
+    parser.add_argument(
+        "--image-size", type=int, help="input size for evaluation; default: the run's"
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -67,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def load_average(paths: list[Path], choice: ModelChoice) -> tuple[BuiltModel, Any]:
-    """Return the average of the checkpoints, its statistics stale, and its metadata."""
+    """Return the average of the checkpoints, with stale statistics, and its metadata."""
     with tempfile.TemporaryDirectory() as folder:
         average = Path(folder) / "average.safetensors"
         average_checkpoints(paths, average)
@@ -87,7 +89,7 @@ def with_statistics_of(average: nn.Module, last: nn.Module) -> nn.Module:
 def ways(
     built: BuiltModel, metadata: Any, sizes: list[int], batch_size: int | None
 ) -> Iterator[tuple[str, BnOptions, Any]]:
-    """Yield a name, the options and the conditions of each recompute; the default comes last."""
+    """Yield the name, options and conditions of each recompute; the default comes last."""
     options = BnOptions(batch_size=batch_size)
     own = conditions_of(options, metadata, built.preprocessing)
     evaluation = dataclasses.replace(own, view=evaluation_view(built.preprocessing))
@@ -107,7 +109,7 @@ def ways(
 
 
 def measure(run: str, train: ImageSet, val: ImageSet, arguments: argparse.Namespace) -> Evaluation:
-    """Return the scores of a run's average with all statistics, named `what, images`."""
+    """Return the scores of a run's average with every kind of statistics, as `name, images`."""
     context = single_process()
     paths = find_checkpoints([run])
     choice = ModelChoice(model=arguments.model, image_size=arguments.image_size)
@@ -143,7 +145,7 @@ def measure(run: str, train: ImageSet, val: ImageSet, arguments: argparse.Namesp
 
 
 def print_table(results: list[Evaluation], n_images: int) -> None:
-    """Print one line for each kind of statistics: means over the runs, and the spread of top-1."""
+    """Print a line for each kind of statistics: means over the runs, and the spread of top-1."""
     default = list(results[0].scores)[-1]
     seeds = f", {len(results)} runs: mean ± standard deviation" if len(results) > 1 else ""
     print(f"{n_images:,} images of val{seeds}")
@@ -160,7 +162,7 @@ def print_table(results: list[Evaluation], n_images: int) -> None:
 
 
 def write_json(path: Path, results: list[Evaluation]) -> None:
-    """Write mean top-1 by view and number of images, and by name what has no such curve."""
+    """Write mean top-1 by view and number of images, and by name for everything else."""
     curves: dict[str, list[tuple[int, float]]] = {OWN: [], EVALUATION: []}
     baselines = {}
     scores: dict[str, list[dict[str, Any]]] = {}

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# From scratch at a fixed learning rate, late epochs averaged (section 4.4, Figures 7 and 9).
+# Train from scratch at a fixed learning rate and average late epochs (section 4.4, Figures 7, 9).
 #
 #   examples/fixed_learning_rate.sh OUT                            the demo's digits, on a CPU
 #   PRESET=paper examples/fixed_learning_rate.sh OUT DATA MODEL    rate 0.05, 300 epochs, from 140
 #   PRESET=appendix examples/fixed_learning_rate.sh OUT DATA MODEL     rate 0.1, from 200 (A.2)
 #
-# Further words are options of every run. It ends in OUT/report/index.html, where the line of
-# `late` is the running average, from the epoch on where `early` ended; conventional training with
-# the same number of epochs in all stands beside it. Ended early, the same command goes on where it
-# stopped.
+# Further words are options of every run. The result is OUT/report/index.html. There the line of
+# `late` is the running average, from the epoch at which `early` ended, next to conventional training
+# with the same total number of epochs. If it is interrupted, the same command resumes it.
 set -euo pipefail
 
 out=${1:?usage: [PRESET=paper] examples/fixed_learning_rate.sh OUT [DATA MODEL] [options]}
@@ -55,12 +54,12 @@ train() {
 train "$model" --no-pretrained --new-head -o "$out/early" --schedule constant --lr-max "$rate" \
     --epochs "$average_from" --keep-checkpoints 1 "${common[@]}" "$@"
 
-# The same rate on; every epoch's weights go into the average, which is scored each time.
+# Continue at the same rate; every epoch's weights go into the average, which is scored each time.
 train --from "$out/early" -o "$out/late" --schedule constant --lr-max "$rate" \
     --epochs "$((epochs - average_from))" --swa-online --swa-every 1 --keep-checkpoints 1 \
     "${common[@]}" "$@"
 
-# Conventional training from scratch: the rate falls after half of the epochs (A.1).
+# Conventional training from scratch: the rate falls after half the epochs (A.1).
 train "$model" --no-pretrained --new-head -o "$out/conventional" --schedule anneal \
     --lr-max "$rate" --epochs "$epochs" --validate-every 1epochs "${common[@]}" "$@"
 

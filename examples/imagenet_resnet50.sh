@@ -3,12 +3,12 @@
 #
 #   examples/imagenet_resnet50.sh IMAGENET RUNS [further options of finetune]
 #
-# IMAGENET has train/ and val/, one folder per WordNet id in each. It uses all GPUs of the machine.
-# Ended early, for whatever reason, the same command goes on where it stopped.
+# IMAGENET has train/ and val/, with one folder per WordNet id in each. The script uses all GPUs of
+# the machine. If it is interrupted, for whatever reason, the same command resumes it.
 #
 # The paper has 76.15 for the pretrained model, 76.83 ± 0.01 after 5 and 76.97 ± 0.05 after 10
 # epochs of SWA (top-1, percent). Compare with the start and the control that you measure here: the
-# one independent report there is has 76.78 for ten epochs of plain fine-tuning at 1e-4.
+# only independent report has 76.78 for ten epochs of plain fine-tuning at 1e-4.
 set -euo pipefail
 
 data=${1:?usage: examples/imagenet_resnet50.sh IMAGENET RUNS [options of finetune]}

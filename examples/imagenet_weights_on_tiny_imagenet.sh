@@ -4,10 +4,11 @@
 #   examples/imagenet_weights_on_tiny_imagenet.sh WEIGHTS TINY_IMAGENET RUNS [SEEDS]
 #
 # WEIGHTS is a checkpoint of timm's tf_efficientnet_lite0 with its ImageNet classifier;
-# TINY_IMAGENET has train/ and val/, or train.tar and val.tar, one folder per WordNet id. For each
-# seed (default: 0 1 2): five cycles of one epoch and their average; one cycle of five epochs from
-# the same start; all of them and the ensemble on the same images; the averages of the first and of
-# the last 1 to 5; and BatchNorm measured in every way. Ended early, the same command goes on.
+# TINY_IMAGENET has train/ and val/, or train.tar and val.tar, with one folder per WordNet id. For
+# each seed (default: 0 1 2) the script runs five cycles of one epoch and averages them, runs one
+# cycle of five epochs from the same start, scores all of these and the ensemble on the same images,
+# and scores the averages of the first and of the last 1 to 5 captures. Finally it measures BatchNorm
+# in every way. If it is interrupted, the same command resumes it.
 set -euo pipefail
 
 usage='usage: examples/imagenet_weights_on_tiny_imagenet.sh WEIGHTS TINY_IMAGENET RUNS [SEEDS]'

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Constant and cyclic learning rates from one starting point (section 4.3, Figure 6).
+# Compare constant and cyclic learning rates from one starting point (section 4.3, Figure 6).
 #
 #   examples/schedules.sh OUT                           the demo's digits: minutes on a CPU
 #   PRESET=paper examples/schedules.sh OUT DATA MODEL   the paper's rates and epochs
 #
-# Further words are options of every run. It ends in OUT/report/index.html, where the lines of the
-# comparison are running averages. Ended early, the same command goes on where it stopped.
+# Further words are options of every run. The result is OUT/report/index.html, where the lines of the
+# comparison are running averages. If it is interrupted, the same command resumes it.
 #
-# The paper begins at epoch 125 of a budget of 150 epochs on CIFAR-100; how long its runs go on it
-# does not say, EPOCHS does here. What it finds: larger rates need more epochs and end lower, small
-# constant rates hardly explore, and cyclic rates converge faster than constant ones.
+# The paper begins at epoch 125 of a budget of 150 epochs on CIFAR-100. It does not say how long its
+# runs continue; EPOCHS sets that here. It finds that larger rates need more epochs and end lower,
+# that small constant rates hardly explore, and that cyclic rates converge faster than constant ones.
 set -euo pipefail
 
 out=${1:?usage: [PRESET=paper] examples/schedules.sh OUT [DATA MODEL] [options]}
@@ -49,7 +49,8 @@ paper)
     ;;
 esac
 
-# Each goes on from the same weights and optimizer, and scores its running average at every capture.
+# Each run continues from the same weights and optimizer state, and scores its running average at
+# every capture.
 phase() {
     swa-tools finetune --from "$start" --data "$data" --epochs "$epochs" --swa-online \
         --swa-every 1 --resume-if-exists "$@"

@@ -3,8 +3,8 @@
 #
 #   sbatch -d singleton examples/slurm.sh IMAGENET RUN [further options of finetune]
 #
-# Submit it as often as the run needs jobs: with `-d singleton` they run one after another, and each
-# goes on where the one before stopped. A job that finds the run complete ends at once.
+# Submit it as many times as the run needs jobs: with `-d singleton` they run one after another, and
+# each resumes where the previous one stopped. A job that finds the run complete ends at once.
 #
 #SBATCH --job-name=swa
 #SBATCH --nodes=2
@@ -21,8 +21,9 @@ run=${2:?usage: sbatch -d singleton examples/slurm.sh IMAGENET RUN [options of f
 shift 2
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
-# torchrun hands these signals on to its processes. Without the option it dies of SIGUSR1 and leaves
-# them behind. Where it is too old to have it (torch 2.6), leave it out and say TERM@120 above.
+# torchrun passes these signals on to its processes. Without the option, SIGUSR1 kills torchrun and
+# leaves them behind. If it is too old to have the option (torch 2.6), leave it out and write TERM@120
+# above.
 srun torchrun \
     --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node gpu --max-restarts 2 \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head_node:29500" \

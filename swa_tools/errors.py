@@ -14,6 +14,10 @@ class CheckpointError(SwaToolsError):
     """A checkpoint that cannot be read, or that does not belong with the others."""
 
 
+class NoWeightsError(CheckpointError):
+    """A file that can be read and holds no weights: an optimizer's, a log."""
+
+
 class OutputError(SwaToolsError):
     """An output that cannot be written: it exists, the disk is full, the folder is read-only."""
 
@@ -27,4 +31,4 @@ class DataError(SwaToolsError):
 
 
 class TrainingError(SwaToolsError):
-    """A run that cannot start, go on, or be resumed."""
+    """A run that cannot start, continue, or be resumed."""

@@ -1,4 +1,4 @@
-"""From JSON to a dataclass: every value is checked, and the field that does not fit is named."""
+"""From JSON to a dataclass: every value is checked, and an error names the field that is wrong."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class MismatchError(ValueError):
-    """A JSON value of another type; the message names its field, what was expected and found."""
+    """A JSON value of the wrong type; the message names field, expected type and found type."""
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
@@ -39,12 +39,12 @@ def from_json(value: Any, cls: type[T], *, name: str) -> T:
     looked into; each of them may be optional (`X | None`).
 
     Args:
-        value: As the `json` module gives it.
+        value: The value, as the `json` module returns it.
         cls: The dataclass.
-        name: What the object is called in an error.
+        name: The object's name in an error.
 
     Raises:
-        MismatchError: It is no object, a field is missing, or has another type.
+        MismatchError: It is not an object, or a field is missing or has the wrong type.
     """
     if not isinstance(value, dict):
         raise MismatchError(f"{name}: expected an object, found {type(value).__name__}")

@@ -1,28 +1,20 @@
+import contextlib
 import dataclasses
+import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 
-WORKER = textwrap.dedent("""
-    import importlib.util, sys, torch
-    from swa_tools.distributed import distributed
-
-    file, name, folder = sys.argv[1:]
-    spec = importlib.util.spec_from_file_location("functions_of_a_test", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with distributed("cpu") as context:
-        result = getattr(module, name)(context)
-        torch.save(result, f"{folder}/{context.rank}.pt")
-""")
+CLASSES = ("blue", "green", "red")
 
 
 def pytest_configure():
@@ -48,12 +40,12 @@ def image_folder(tmp_path_factory):
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for split, n_images in (("train", 8), ("val", 4)):
-        for channel, name in enumerate(("blue", "green", "red")):
+        for channel, name in enumerate(CLASSES):
             (folder / split / name).mkdir(parents=True)
             for number in range(n_images):
-                pixels = random.integers(0, 160, (36, 48, 3), dtype=np.uint8)
+                pixels = generator.integers(0, 160, (36, 48, 3), dtype=np.uint8)
                 pixels[:, :, 2 - channel] += 95
                 image = Image.fromarray(pixels if number % 2 else pixels.swapaxes(0, 1))
                 image.save(folder / split / name / f"{number}.JPEG")
@@ -67,43 +59,76 @@ def tiny_model():
 
 
 @pytest.fixture(scope="session")
-def _captures(tmp_path_factory, tiny_model):
+def tiny_network(tiny_model):
+    """The small model for the classes of `image_folder`, untrained; do not change it."""
+    import torch
+
+    from swa_tools.models import create_model
+
+    torch.manual_seed(0)
+    built = create_model(tiny_model, num_classes=len(CLASSES), image_size=32)
+    # With the statistics of other images than these, all of them would be of one class.
+    tinted = torch.randn(64, 3, 32, 32) + 2 * torch.randn(64, 3, 1, 1)
+    with torch.no_grad():
+        for _ in range(20):
+            built.module.train()(tinted)
+        built.module.get_classifier().bias -= built.module.eval()(tinted).mean(0)
+    return dataclasses.replace(built, info=dataclasses.replace(built.info, classes=CLASSES))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_network):
+    """Write a checkpoint of the small model; return its path."""
     import torch
 
     from swa_tools import __version__
     from swa_tools.checkpoints import BnInfo, CheckpointMetadata, TrainingInfo
-    from swa_tools.models import create_model, save_state_dict
+    from swa_tools.models import save_state_dict
 
+    def moved(tensor, noise):
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor * (0.8 + 0.4 * torch.rand(tensor.shape, generator=noise))
+
+    def write(path, state_dict=None, *, cycle=None, schedule="sawtooth", bn="trained", **changes):
+        """Write other weights if given, or those of a cycle; changes go to the metadata."""
+        metadata = CheckpointMetadata(
+            kind="checkpoint",
+            model=tiny_network.info,
+            preprocessing=tiny_network.preprocessing,
+            bn=BnInfo(state=bn),
+            swa_tools=__version__,
+        )
+        if state_dict is None:
+            state_dict = tiny_network.module.state_dict()
+        if cycle is not None:
+            noise = torch.Generator().manual_seed(cycle)
+            state_dict = {name: moved(tensor, noise) for name, tensor in state_dict.items()}
+            metadata = dataclasses.replace(
+                metadata,
+                training=TrainingInfo(
+                    epoch=cycle,
+                    step=7 * cycle,
+                    cycle=cycle,
+                    lr=1e-5,
+                    schedule={"name": schedule},
+                    seed=0,
+                ),
+            )
+        save_state_dict(path, state_dict, dataclasses.replace(metadata, **changes))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def _captures(tmp_path_factory, tiny_checkpoint):
     folder = tmp_path_factory.mktemp("captures") / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "run.json").write_text("{}")
-    torch.manual_seed(0)
-    built = create_model(tiny_model, num_classes=3, image_size=32)
-    metadata = CheckpointMetadata(
-        kind="checkpoint",
-        model=dataclasses.replace(built.info, classes=("blue", "green", "red")),
-        preprocessing=built.preprocessing,
-        bn=BnInfo(state="trained"),
-        swa_tools=__version__,
-    )
     for cycle in (1, 2, 3):
-        noise = torch.Generator().manual_seed(cycle)
-        state_dict = {
-            name: tensor + 0.05 * torch.rand(tensor.shape, generator=noise)
-            if tensor.is_floating_point()
-            else tensor
-            for name, tensor in built.module.state_dict().items()
-        }
-        training = TrainingInfo(
-            epoch=cycle, step=7 * cycle, cycle=cycle, lr=1e-5, schedule={"name": "sawtooth"}, seed=0
-        )
-        save_state_dict(
-            folder / "checkpoints" / f"cycle-{cycle:03d}.safetensors",
-            state_dict,
-            dataclasses.replace(metadata, training=training),
-        )
-    average = dataclasses.replace(metadata, kind="average", bn=BnInfo(state="stale"))
-    save_state_dict(folder / "average.safetensors", built.module.state_dict(), average)
+        tiny_checkpoint(folder / "checkpoints" / f"cycle-{cycle:03d}.safetensors", cycle=cycle)
+    tiny_checkpoint(folder / "average.safetensors", kind="average", bn="stale")
     return folder
 
 
@@ -113,26 +138,122 @@ def run_with_captures(_captures, tmp_path):
     return Path(shutil.copytree(_captures, tmp_path / "run"))
 
 
+class Started:
+    """A process that runs the command line or a function, in a group of its own."""
+
+    def __init__(self, nursery, pid, log):
+        self._nursery = nursery
+        self._log = log
+        self.pid = pid
+
+    def kill(self, number=signal.SIGKILL):
+        """Send a signal to the process and its workers."""
+        os.killpg(self.pid, number)
+
+    def wait(self):
+        """Return the exit status, negative for a signal."""
+        return int(self._nursery.ask({"wait": self.pid}))
+
+    @property
+    def output(self):
+        return self._log.read_text()
+
+
+class Nursery:
+    """Starts processes in no time: see nursery.py."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self._n_started = 0
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("nursery.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def ask(self, request):
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
+
+    def start(self, *arguments, function=None, largest_file=None, **environment):
+        """Start `swa-tools` with these arguments, or the function that nursery.py is told.
+
+        Writing more than `largest_file` bytes to a file fails, as on a full disk.
+        """
+        self._n_started += 1
+        log = self._folder / f"{self._n_started}.log"
+        request = {
+            "arguments": [str(argument) for argument in arguments],
+            "function": function,
+            "environment": environment,
+            "largest_file": largest_file,
+            "log": str(log),
+        }
+        log.touch()
+        return Started(self, int(self.ask(request)), log)
+
+    def start_ranks(self, *arguments, world_size=2, **options):
+        """Start as many processes on gloo, with the environment that torchrun gives."""
+        port = free_port()
+        return [
+            self.start(
+                *arguments,
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(world_size),
+                LOCAL_WORLD_SIZE=str(world_size),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+                **options,
+            )
+            for rank in range(world_size)
+        ]
+
+    def run(self, *arguments, **options):
+        """Run `swa-tools`; return its exit status and what it printed."""
+        started = self.start(*arguments, **options)
+        return started.wait(), started.output
+
+    def run_ranks(self, *arguments, **options):
+        """Run `swa-tools` on ranks; return what `run` does for each."""
+        started = self.start_ranks(*arguments, **options)
+        return [(process.wait(), process.output) for process in started]
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def free_port():
+    """Choose a port that the system gives to nobody by itself meanwhile."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory):
+    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture
-def on_ranks(tmp_path):
-    """Call a module-level function of the test file under torchrun; return each rank's result."""
+def on_ranks(nursery, tmp_path):
+    """Call a module-level function of the test file on ranks; return each one's result."""
 
     def run(function, *, world_size=2):
         import torch
 
-        script = tmp_path / "worker.py"
-        script.write_text(WORKER)
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        arguments = [script, function.__code__.co_filename, function.__name__, tmp_path]
-        finished = subprocess.run(
-            [sys.executable, *launcher, str(world_size), *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert finished.returncode == 0, finished.stderr
+        place = [function.__code__.co_filename, function.__name__, str(tmp_path)]
+        results = nursery.run_ranks(function=place, world_size=world_size, **os.environ)
+        assert [status for status, _ in results] == [0] * world_size, results
         return [torch.load(tmp_path / f"{rank}.pt") for rank in range(world_size)]
 
     return run

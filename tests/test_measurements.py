@@ -37,7 +37,7 @@ def test_a_file_of_another_tool_is_refused(tmp_path):
     path.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(SwaToolsError, match="expected an .npz from swa-tools"):
         read_numbers(path)
-    with pytest.raises(SwaToolsError, match=r"missing\.npz: cannot read it: No such file"):
+    with pytest.raises(SwaToolsError, match=r"missing\.npz: cannot read this file: No such file"):
         read_numbers(tmp_path / "missing.npz")
 
 

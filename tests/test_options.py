@@ -63,8 +63,11 @@ def test_a_new_field_is_in_the_help_the_resume_check_and_the_grouping_of_runs(tm
     below = finished.stdout.partition("Optimizer:")[2]
     assert "--mixup FLOAT" in below.partition("Averages:")[0]
     assert "Mix pairs of images.  [default: 0.0]" in below
-    assert "mixup was 0.0, is 0.5 now" in finished.stderr
-    assert "not bit for bit what it would have been: fast math True, was False" in finished.stderr
+    assert "mixup was 0.0, is now 0.5" in finished.stderr
+    assert (
+        "not bit for bit the same as an uninterrupted run: fast math True, was False"
+        in finished.stderr
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

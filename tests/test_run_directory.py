@@ -98,7 +98,7 @@ def test_a_broken_description_is_an_error_unless_nothing_depends_on_it(run):
     assert options_in(run.read_description()) == {"seed": 3}
     run.description.write_text("{")
     assert run.readable_description() == {}
-    with pytest.raises(SwaToolsError, match=f"{run.description}: cannot read it"):
+    with pytest.raises(SwaToolsError, match=f"{run.description}: cannot read this file"):
         run.read_description()
     run.description.write_text("[]")
     with pytest.raises(SwaToolsError, match="expected the description of a run"):

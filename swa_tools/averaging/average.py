@@ -10,6 +10,7 @@ from swa_tools.averaging.describe import describe_average, with_digests
 from swa_tools.averaging.folder import model_config, model_folder
 from swa_tools.averaging.kernel import run_average
 from swa_tools.averaging.plan import AveragePlan, TensorPlan, plan_average
+from swa_tools.averaging.rules import TensorRules
 from swa_tools.averaging.weighting import Uniform, Weighting
 from swa_tools.checkpoints import (
     Checkpoint,
@@ -53,6 +54,7 @@ class AverageOptions:
     Attributes:
         weighting: How much each checkpoint counts.
         include_init: Whether the first checkpoint is the starting point ŵ, for the metadata.
+        rules: Which tensors to leave out or to take from the last checkpoint.
         entry: Which weights to take from pickled files that hold several.
         force: Whether an existing output may be replaced.
         n_threads: How many threads work; by default one per core, up to 8.
@@ -67,6 +69,10 @@ class AverageOptions:
         None, help="Write this dtype: F32, BF16, F16, …", section="How", metavar="DTYPE"
     )
     allow_nonfinite: bool = option(False, help="Let NaN and Inf pass.", section="How")
+    keep_names: bool = option(
+        False, help="Leave the names of tensors as they are in the files.", section="How"
+    )
+    rules: TensorRules = dataclasses.field(default_factory=TensorRules)
     entry: str | None = None
     force: bool = False
     n_threads: int | None = None
@@ -98,8 +104,10 @@ def average_checkpoints(
         OutputError: The output exists, is one of the sources, or cannot be written.
     """
     options = options or AverageOptions()
-    with open_all(paths, entry=options.entry) as checkpoints:
-        plan = plan_average(checkpoints, options.weighting, dtype=options.dtype)
+    with open_all(paths, entry=options.entry, keep_names=options.keep_names) as checkpoints:
+        plan = plan_average(
+            checkpoints, options.weighting, dtype=options.dtype, rules=options.rules
+        )
         metadata = describe_average(plan, include_init=options.include_init, kind=kind)
         if not str(output).endswith("/"):
             return _write(plan, Path(output), metadata, options)
@@ -128,7 +136,10 @@ def _write(
             advance=options.advance,
             n_threads=options.n_threads,
         )
-        metadata = with_digests(metadata, digests.sources)
+        sources = digests.sources
+        if plan.leaves_out:  # a source's digest is that of all its tensors
+            sources = tuple(checkpoint.digest() for checkpoint in plan.checkpoints)
+        metadata = with_digests(metadata, sources)
         writer.replace_metadata(file_metadata(metadata, plan.ties))
     n_averaged = sum(tensor.action == "average" for tensor in plan.tensors)
     return AverageResult(
@@ -153,13 +164,14 @@ def _check_not_a_source(output: Path, checkpoints: Sequence[Checkpoint]) -> None
 
 @contextlib.contextmanager
 def open_all(
-    paths: Sequence[str | Path], *, entry: str | None = None
+    paths: Sequence[str | Path], *, entry: str | None = None, keep_names: bool = False
 ) -> Iterator[list[Checkpoint]]:
     """Open checkpoints and close them at the end; equal layouts are kept in memory once."""
     with contextlib.ExitStack() as stack:
         checkpoints: list[Checkpoint] = []
         for path in paths:
-            checkpoint = stack.enter_context(open_checkpoint(path, entry=entry))
+            opened = open_checkpoint(path, entry=entry, keep_names=keep_names)
+            checkpoint = stack.enter_context(opened)
             if checkpoints:
                 checkpoint.share_layout(checkpoints[0])
             checkpoints.append(checkpoint)

@@ -46,7 +46,12 @@ def describe_average(
         view=None if last is None else last.view,
         data=None if last is None else last.data,
         bn=_bn_of(plan),
-        average=AverageInfo(include_init=include_init, weighting=plan.weighting, sources=sources),
+        average=AverageInfo(
+            include_init=include_init,
+            weighting=plan.weighting,
+            sources=sources,
+            **dataclasses.asdict(plan.rules),
+        ),
         swa_tools=__version__,
     )
 

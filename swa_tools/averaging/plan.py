@@ -4,7 +4,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from swa_tools.averaging.rules import RUNNING_STATISTICS, Action, action_of, check_names, differs
+from swa_tools.averaging.rules import (
+    RUNNING_STATISTICS,
+    Action,
+    TensorRules,
+    action_of,
+    check_names,
+    differs,
+)
 from swa_tools.averaging.weighting import Weighting
 from swa_tools.checkpoints import Checkpoint
 from swa_tools.checkpoints.dtypes import DTYPES
@@ -46,6 +53,7 @@ class AveragePlan:
         coefficients: The factor of each source; their weighted sum is divided by `divisor`.
         tensors: What becomes of each tensor, in the order of the first source's bytes.
         ties: Names that stand for another tensor's.
+        rules: Which tensors were left out or taken from the last source.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -53,6 +61,7 @@ class AveragePlan:
     coefficients: tuple[float, ...]
     tensors: tuple[TensorPlan, ...]
     ties: dict[str, str]
+    rules: TensorRules
 
     @property
     def divisor(self) -> float:
@@ -60,9 +69,16 @@ class AveragePlan:
         return math.fsum(self.coefficients)
 
     @property
+    def leaves_out(self) -> bool:
+        """Whether a source has tensors that the output has not."""
+        return any(len(one.tensors) > len(self.tensors) for one in self.checkpoints)
+
+    @property
     def bytes_read(self) -> int:
-        """Size of all sources together."""
-        return sum(checkpoint.n_bytes for checkpoint in self.checkpoints)
+        """Size of all that is read of the sources."""
+        return sum(
+            tensor_bytes(dtype, tensor.shape) for tensor in self.tensors for dtype in tensor.dtypes
+        )
 
     @property
     def bytes_written(self) -> int:
@@ -76,7 +92,11 @@ class AveragePlan:
 
 
 def plan_average(
-    checkpoints: Sequence[Checkpoint], weighting: Weighting, *, dtype: str | None = None
+    checkpoints: Sequence[Checkpoint],
+    weighting: Weighting,
+    *,
+    dtype: str | None = None,
+    rules: TensorRules | None = None,
 ) -> AveragePlan:
     """Check that checkpoints belong together and decide what becomes of every tensor.
 
@@ -85,10 +105,12 @@ def plan_average(
         weighting: How much each counts.
         dtype: dtype of the averaged tensors in the output (`F32`, `BF16`, …); by default the
             sources' own, which must then agree.
+        rules: Which tensors to leave out or take from the last source.
 
     Raises:
         CheckpointError: There are none, or names, shapes, dtypes or ties differ; the message
             names the files and the tensor.
+        SwaToolsError: A pattern of the rules matches no tensor.
     """
     if not checkpoints:
         raise CheckpointError("nothing to average: no checkpoint was given")
@@ -98,9 +120,17 @@ def plan_average(
     first = checkpoints[0]
     if not first.tensors:
         raise CheckpointError(f"{first.path}: there are no tensors in it")
+    rules = rules or TensorRules()
+    rules.check({name for checkpoint in checkpoints for name in checkpoint.tensors})
+    names = rules.kept(first.tensors)
+    if not names:
+        raise CheckpointError(f"{first.path}: no tensor is left of it by --only and --exclude")
     for other in checkpoints[1:]:
         check_names(
-            other.tensors.keys(), first.tensors.keys(), where=str(other.path), first=str(first.path)
+            dict.fromkeys(rules.kept(other.tensors)).keys(),
+            dict.fromkeys(names).keys(),
+            where=str(other.path),
+            first=str(first.path),
         )
         if other.ties != first.ties:
             raise CheckpointError(
@@ -111,12 +141,15 @@ def plan_average(
         checkpoints=tuple(checkpoints),
         weighting=weighting.name,
         coefficients=weighting.coefficients(len(checkpoints)),
-        tensors=tuple(_plan_tensor(name, checkpoints, dtype) for name in first.tensors),
-        ties=first.ties,
+        tensors=tuple(_plan_tensor(name, checkpoints, dtype, rules) for name in names),
+        ties={name: target for name, target in first.ties.items() if target in names},
+        rules=rules,
     )
 
 
-def _plan_tensor(name: str, checkpoints: Sequence[Checkpoint], dtype: str | None) -> TensorPlan:
+def _plan_tensor(
+    name: str, checkpoints: Sequence[Checkpoint], dtype: str | None, rules: TensorRules
+) -> TensorPlan:
     first = checkpoints[0].tensors[name]
     dtypes = [first.dtype]
     for other in checkpoints[1:]:
@@ -127,7 +160,7 @@ def _plan_tensor(name: str, checkpoints: Sequence[Checkpoint], dtype: str | None
             error = _differs(name, "dtype", checkpoints[0], other)
             raise CheckpointError(f"{error}; give --dtype to say what to write")
         dtypes.append(found.dtype)
-    action = action_of(name, first.dtype)
+    action = action_of(name, first.dtype, rules)
     is_converted = action == "average" and first.dtype != "C64"
     output_dtype = dtype if dtype and is_converted else first.dtype
     return TensorPlan(name, tuple(dtypes), first.shape, output_dtype, action)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from swa_tools.checkpoints import Checkpoint
+from swa_tools.checkpoints.names import without_a_number
 
 SAMPLE_BYTES = 4096
 N_SAMPLES = 8
@@ -20,34 +21,40 @@ class Duplicate:
 
 
 def find_duplicates(checkpoints: Sequence[Checkpoint]) -> list[Duplicate]:
-    """Return the checkpoints whose tensors are those of an earlier one.
+    """Return the checkpoints whose tensors are those of another, in their order.
 
-    A file that is named twice or linked is recognised by its inode. For the others, a few samples
-    of 4 KiB are compared, and only checkpoints whose samples agree are read whole.
+    Of several with the same weights the first counts whose name has a number (`epoch-9`, not
+    `best`), or else the first. A file that is named twice or linked is recognised by its inode. For
+    the others, a few samples of 4 KiB are compared, and only checkpoints whose samples agree are
+    read whole.
 
     Raises:
         CheckpointError: A checkpoint cannot be read.
     """
+    unnumbered = set(without_a_number(sorted({checkpoint.name for checkpoint in checkpoints})))
     found = []
-    by_file: dict[tuple[tuple[int, int], ...], Checkpoint] = {}
-    by_sample: dict[bytes, list[Checkpoint]] = collections.defaultdict(list)
-    digests: dict[int, str] = {}
+    for same in _groups(checkpoints):
+        original = next((one for one in same if one.name not in unnumbered), same[0])
+        found += [Duplicate(one, original) for one in same if one is not original]
+    place = {id(checkpoint): i for i, checkpoint in enumerate(checkpoints)}
+    return sorted(found, key=lambda duplicate: place[id(duplicate.checkpoint)])
 
-    def digest(checkpoint: Checkpoint) -> str:
-        if id(checkpoint) not in digests:
-            digests[id(checkpoint)] = checkpoint.digest()
-        return digests[id(checkpoint)]
 
+def _groups(checkpoints: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
+    """Put together what holds the same weights."""
+    by_file: dict[tuple[tuple[int, int], ...], list[Checkpoint]] = collections.defaultdict(list)
     for checkpoint in checkpoints:
-        original = by_file.setdefault(_inodes(checkpoint), checkpoint)
-        if original is checkpoint:
-            alike = by_sample[_sample(checkpoint)]
-            same = (other for other in alike if digest(other) == digest(checkpoint))
-            original = next(same, checkpoint)
-            alike.append(checkpoint)
-        if original is not checkpoint:
-            found.append(Duplicate(checkpoint, original))
-    return found
+        by_file[_inodes(checkpoint)].append(checkpoint)
+    by_sample: dict[bytes, list[list[Checkpoint]]] = collections.defaultdict(list)
+    for same in by_file.values():
+        by_sample[_sample(same[0])].append(same)
+    groups: list[list[Checkpoint]] = []
+    for alike in by_sample.values():
+        by_digest: dict[str, list[Checkpoint]] = collections.defaultdict(list)
+        for same in alike:
+            by_digest[same[0].digest() if len(alike) > 1 else ""] += same
+        groups += by_digest.values()
+    return groups
 
 
 def _inodes(checkpoint: Checkpoint) -> tuple[tuple[int, int], ...]:

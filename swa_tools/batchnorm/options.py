@@ -32,8 +32,8 @@ class BnOptions(ViewOptions):
 
     estimator: Estimator = option(
         "population",
-        help="population: mean and variance of all activations; batch-mean: as torch's update_bn;"
-        " sample-weighted: as the authors' bn_update.",
+        help="How to estimate the statistics. population: mean and variance of all activations;"
+        " batch-mean: like torch's update_bn; sample-weighted: like the authors' bn_update.",
     )
     n_samples: int | None = option(
         None,

@@ -2,63 +2,73 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from swa_tools.checkpoints.names import natural_key
-from swa_tools.checkpoints.reader import FOLDER_FILES
+from swa_tools.checkpoints.folders import is_model_folder, list_folder
+from swa_tools.checkpoints.names import in_order
 from swa_tools.errors import CheckpointError
-from swa_tools.run_files import CAPTURES, DESCRIPTION, is_run
+from swa_tools.run_files import CAPTURES, is_run
 
 
-def find_checkpoints(arguments: Sequence[str | Path]) -> list[Path]:
+def find_checkpoints(
+    arguments: Sequence[str | Path], *, on_left_out: Callable[[Path, str], None] | None = None
+) -> list[Path]:
     """Return the checkpoints that the arguments name, in their order.
 
     An argument is a file, a `*.index.json`, a folder with one model in it, a run directory (its
-    captures, nothing else) or a glob. What one argument expands to is in natural order:
-    `epoch-10` after `epoch-9`.
+    captures, nothing else), a folder of checkpoints or a glob. What one argument expands to is in
+    natural order, `epoch-10` after `epoch-9`, and names without a number come first, so that
+    `last` and `best` are never taken for the newest.
+
+    Args:
+        arguments: What the user names.
+        on_left_out: Called with each file of a folder of checkpoints that is none, and the reason.
 
     Raises:
-        CheckpointError: An argument names nothing.
+        CheckpointError: An argument names nothing, or a folder with checkpoints of several models.
     """
     found: list[Path] = []
     for argument in arguments:
-        found += _expand(Path(argument))
+        found += _expand(Path(argument), on_left_out or _unheard)
     return found
 
 
-def _expand(path: Path) -> list[Path]:
+def _unheard(_path: Path, _reason: str) -> None:
+    pass
+
+
+def _expand(path: Path, on_left_out: Callable[[Path, str], None]) -> list[Path]:
     if is_run(path):
         captures = _matches("*.safetensors", folder=path / CAPTURES)
         if not captures:
             raise CheckpointError(f"{path}: this run has no captures yet in its {CAPTURES}/")
         return captures
-    if os.path.isdir(path) and not any(os.path.lexists(path / name) for name in FOLDER_FILES):
-        raise CheckpointError(
-            f"{path}: neither a run directory nor a model folder: expected {CAPTURES}/ and"
-            f" {DESCRIPTION}, or {FOLDER_FILES[0]}; for the files in it give '{path}/*.safetensors'"
-        )
+    if os.path.isdir(path) and not is_model_folder(path):
+        listing = list_folder(path)
+        for left_out in listing.left_out.items():
+            on_left_out(*left_out)
+        return listing.checkpoints
     try:
         os.stat(path)
     except FileNotFoundError:
-        return _expand_pattern(path)
+        return _expand_pattern(path, on_left_out)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"{path}: cannot open it: {reason}") from error
     return [path]
 
 
-def _expand_pattern(path: Path) -> list[Path]:
+def _expand_pattern(path: Path, on_left_out: Callable[[Path, str], None]) -> list[Path]:
     if not glob.has_magic(str(path)):
         raise CheckpointError(f"{path}: no such file")
     matches = _matches(str(path))
     if not matches:
         raise CheckpointError(f"{path}: no file matches this pattern")
-    return [one for match in matches for one in _expand(match)]
+    return [one for match in matches for one in _expand(match, on_left_out)]
 
 
 def _matches(pattern: str, *, folder: Path | None = None) -> list[Path]:
-    """Return what matches in natural order; hidden files (macOS leaves `._*`) do not."""
-    found = glob.glob(pattern, root_dir=folder, recursive=True)
-    found.sort(key=lambda name: (natural_key(name), name))
+    """Return what matches, in order; hidden files (macOS leaves `._*`) do not."""
+    found = in_order(glob.glob(pattern, root_dir=folder, recursive=True))
     return [folder / name if folder else Path(name) for name in found]

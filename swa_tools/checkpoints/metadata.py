@@ -174,11 +174,16 @@ class AverageInfo:
         include_init: Whether the starting point ŵ counts once, as Algorithm 1 prints it.
         weighting: `uniform`, `weights`, `ema` or `interpolate`.
         sources: What went in, in its order.
+        only, exclude, from_last: Patterns of names: the tensors that alone were taken, that were
+            left out, and that are the last source's.
     """
 
     include_init: bool
     weighting: str
     sources: tuple[SourceInfo, ...]
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    from_last: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

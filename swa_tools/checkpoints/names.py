@@ -1,7 +1,8 @@
 """Names of tensors: what wrappers put in front of them, and their natural order."""
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 """DistributedDataParallel, DataParallel and AveragedModel; torch.compile."""
@@ -56,6 +57,40 @@ def _shared_prefix(names: Iterable[str], prefixes: Iterable[str]) -> str | None:
 def is_buffer_of_batchnorm(name: str) -> bool:
     """Tell the statistics and counters of BatchNorm by the last part of a tensor's name."""
     return name.rpartition(".")[2] in BATCHNORM_BUFFERS
+
+
+WORDS_FOR_A_CHOICE = frozenset(
+    {"last", "latest", "newest", "final", "best", "ema", "swa", "avg", "average", "averaged"}
+)
+"""In the names of files that repeat or combine the numbered ones."""
+
+
+def without_a_number(names: Sequence[str]) -> list[str]:
+    """Return those of a set of checkpoints' names that say no place in an order.
+
+    That is `last` and `model_best` beside `epoch-1`, `resnet50-last` beside `resnet50-1`.
+    """
+    start = len(re.sub(r"\d+$", "", common_start(names))) if len(names) > 1 else 0
+    return [
+        name
+        for name in names
+        if not re.search(r"\d", name[start:])
+        or WORDS_FOR_A_CHOICE & set(re.split(r"[^a-z]+", name.lower()))
+    ]
+
+
+def common_start(names: Sequence[str]) -> str:
+    """Return the longest string with which all names begin."""
+    return os.path.commonprefix(names)  # noqa: RUF071  # of characters is what is meant here
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Sort checkpoints' names: `epoch-10` after `epoch-9`, and none without a number as newest.
+
+    The same names in whatever order give the same list.
+    """
+    unnumbered = set(without_a_number(names))
+    return sorted(names, key=lambda name: (name not in unnumbered, natural_key(name), name))
 
 
 def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:

@@ -1,8 +1,7 @@
 """The command line: options in, one library call, results out.
 
-A command is the object `command` of the module in `commands/` that carries its name, and is
-imported when it is asked for. Nothing heavy is imported before a command runs, so that `--help`
-answers at once.
+A command is the object `command` in the module of its name in `commands/`, which is imported on
+demand. Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
 
 import importlib
@@ -33,7 +32,7 @@ COMMANDS = (
     "report",
     "demo",
 )
-"""In the order of the work."""
+"""The names of the commands, in the order of the work."""
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -69,10 +68,10 @@ def group() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with the status that its contract gives.
+    """Run the command line and exit with its status.
 
-    0: done. 1: an error, in one line on stderr. 2: wrong usage. 130: Ctrl-C. 143: SIGTERM, and
-    SIGUSR1, which Slurm sends some time before it.
+    0: done. 1: an error, in one line on stderr. 2: wrong usage. 130: Ctrl-C. 143: SIGTERM, or
+    SIGUSR1, which Slurm can send some time before it.
     """
     sys.exit(run(arguments))
 
@@ -96,7 +95,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
-    except OSError as error:  # of stdout: the library turns those of its own files into its errors
+    except OSError as error:  # from stdout: the library turns those of files into its own errors
         where = f"{error.filename}: " if error.filename else "cannot write the output: "
         click.echo(f"Error: {where}{error.strerror or error}", err=True)
         return EXIT_ERROR

@@ -1,4 +1,4 @@
-"""Where a command computes."""
+"""The device and the processes that a command computes on."""
 
 import contextlib
 import ctypes
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from swa_tools.selection import Setting
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's `mallopt`."""
+"""Parameters of glibc's `mallopt`."""
 
 THRESHOLD_BYTES = 2**30
 
 
 @contextlib.contextmanager
 def computing(device: str) -> Iterator["Distributed"]:
-    """Join the processes that torchrun started, as `distributed`; make the most of a CPU."""
+    """Join the processes that torchrun started, like `distributed`, and tune memory on a CPU."""
     from swa_tools.distributed import distributed
 
     with distributed(device) as context:
@@ -56,8 +56,8 @@ def setting_of(given: Mapping[str, Any]) -> Iterator["Setting"]:
 def _keep_freed_memory() -> None:
     """Let the C library keep the memory of freed tensors for the next ones.
 
-    By default it gives blocks of 32 MB and more back to the system, and each batch of activations
-    then waits for new pages: a forward pass of a small network can take three times as long.
+    By default it returns blocks of 32 MB and more to the system, and each batch of activations then
+    waits for new pages: a forward pass of a small network can take three times as long.
     """
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)

@@ -1,4 +1,4 @@
-"""From options that are declared on dataclasses to those of a command, and back."""
+"""From options declared on dataclasses to those of a command, and back."""
 
 import dataclasses
 import types
@@ -23,12 +23,13 @@ def options_of(
 ) -> Decorator:
     """Return the decorator that adds the options of dataclasses to a command.
 
-    A class's own options come before those of its bases, and those of a base of several once.
+    A class's own options come before those of its bases; a base that several classes share counts
+    once.
 
     Args:
-        classes: Their fields declare the options.
-        only: Names of those that the command has; None for all.
-        callbacks: By the names of options: click's callbacks, which run before other options are
+        classes: Dataclasses whose fields declare the options.
+        only: Names of the options to add; None for all.
+        callbacks: click's callbacks by the names of options; they run before other options are
             read.
     """
     found = {
@@ -53,7 +54,7 @@ def names_of(*classes: type) -> list[str]:
 
 
 def sections_of(*classes: type) -> dict[str, list[str]]:
-    """Return the headings of the options of dataclasses, with the names of those below each."""
+    """Return the headings of dataclasses' options, with the names of the options below each."""
     sections: dict[str, list[str]] = {}
     for cls in classes:
         for one in declared(cls):
@@ -66,9 +67,9 @@ def taken(cls: type[T], given: Mapping[str, Any], **other: Any) -> T:
     """Build a dataclass of options from the parameters of a command.
 
     Args:
-        cls: The dataclass; an option that the command does not have keeps its default.
-        given: All parameters.
-        other: Fields that are no parameters of the command.
+        cls: The dataclass; an option that the command lacks keeps its default.
+        given: All parameters of the command.
+        other: Fields that are not parameters of the command.
     """
     hints = typing.get_type_hints(cls)
     own = {one.name for one in declared(cls)} & given.keys()
@@ -84,7 +85,7 @@ def taken(cls: type[T], given: Mapping[str, Any], **other: Any) -> T:
 
 
 def _own_first(cls: type) -> list[Declared]:
-    """Return the options of a dataclass, those of its bases last, as a help page lists them."""
+    """Return the options of a dataclass as a help page lists them, those of its bases last."""
     own = [vars(base).get("__annotations__", {}) for base in cls.__mro__]
 
     def place(one: Declared) -> int:
@@ -114,6 +115,8 @@ def _parameter(one: Declared, callback: Callable[..., Any] | None) -> Decorator:
             flag = f"{flag}/--no-{flag.removeprefix('--')}"
     elif annotation == tuple[Path, ...]:
         settings |= {"type": PATH, "multiple": True}
+    elif annotation == tuple[str, ...]:
+        settings |= {"multiple": True, "show_default": False}
     elif typing.get_origin(annotation) is dict:
         settings |= {"type": KeyValue(), "multiple": True, "default": (), "show_default": False}
     else:
@@ -149,7 +152,7 @@ def _range(bounds: Bounds, annotation: type) -> click.ParamType:  # type: ignore
 
 
 def _without_none(annotation: Any) -> Any:
-    """Return the type that an optional value has if there is one."""
+    """Return the type of an optional value without None; other types are returned unchanged."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         (annotation,) = (one for one in typing.get_args(annotation) if one is not types.NoneType)
     return annotation

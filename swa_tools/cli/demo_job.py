@@ -1,4 +1,4 @@
-"""What `swa-tools demo` does: data, three runs, an average, scores, a picture."""
+"""What `swa-tools demo` does: images, three runs, an average, scores, a picture."""
 
 import contextlib
 import dataclasses
@@ -29,9 +29,9 @@ class DemoRow:
     """A line of the final table.
 
     Attributes:
-        name: Which weights.
-        epochs: Training that they cost in all.
-        top1: Percent, on the validation images.
+        name: Which weights the line is about.
+        epochs: Total number of epochs that they were trained for.
+        top1: Top-1 in percent, on the validation images.
         nll: Mean negative log-likelihood, in nats.
     """
 
@@ -43,12 +43,12 @@ class DemoRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DemoComparison:
-    """The average against other weights, on the same images.
+    """The average compared with other weights on the same images.
 
     Attributes:
-        name: The other's row.
-        difference: Points of top-1 that the average is above it; negative if below.
-        p_value: Of McNemar's paired test.
+        name: The name of the other weights.
+        difference: How far the average's top-1 is above theirs, in points; negative if below.
+        p_value: p-value of McNemar's paired test.
     """
 
     name: str
@@ -58,14 +58,14 @@ class DemoComparison:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What came out.
+    """The results of a demo.
 
     Attributes:
         rows: The scores of all weights.
-        comparisons: The average against conventional SGD, the last and the best capture. The best
-            is chosen on these very images, which favours it.
-        n_samples: Validation images.
-        picture: Accuracy over the epochs.
+        comparisons: The average compared with conventional SGD, the last and the best capture. The
+            best is chosen on these same images, which favours it.
+        n_samples: Number of validation images.
+        picture: The file with the picture of the accuracy over the epochs.
     """
 
     rows: tuple[DemoRow, ...]
@@ -84,12 +84,12 @@ class DemoResult:
 
 
 def run_demo(output: Path, *, seed: int = 0, force: bool = False) -> DemoResult:
-    """Go the whole way in a folder.
+    """Take all steps of the demo in a folder.
 
     Args:
         output: The folder; it gets `images/`, the runs `start/`, `sgd/` and `swa/`, the averages
             `stale.safetensors` and `average.safetensors`, and `accuracy.png`.
-        seed: Of the split of the images, the new weights and the order of the training.
+        seed: Seed of the split of the images, the new weights and the order of the training.
         force: Whether the files of an earlier demo are replaced.
 
     Raises:
@@ -99,7 +99,7 @@ def run_demo(output: Path, *, seed: int = 0, force: bool = False) -> DemoResult:
 
     if output.exists() and any(output.iterdir()) and not force:
         raise OutputError(
-            f"{output}: it exists already and is not empty; choose another folder with -o, or give"
+            f"{output}: already exists and is not empty; choose another folder with -o, or give"
             " --force"
         )
     write_digits(output / "images", seed=seed)
@@ -115,7 +115,7 @@ def run_demo(output: Path, *, seed: int = 0, force: bool = False) -> DemoResult:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one thread: work as small as this is slower on several."""
+    """Compute on one thread: work this small is slower on several."""
     import torch
 
     n_threads = torch.get_num_threads()
@@ -127,9 +127,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def write_digits(folder: Path, *, seed: int) -> None:
-    """Write scikit-learn's digits as images, `train/` and `val/` with a folder per digit.
+    """Write scikit-learn's digits as images, into `train/` and `val/` with a folder per digit.
 
-    There are 1,797 of them, 8 × 8 grey pixels each, enlarged to 32 × 32.
+    There are 1,797 digits of 8 × 8 grey pixels, enlarged to 32 × 32.
 
     Raises:
         SwaToolsError: scikit-learn is not installed.
@@ -235,7 +235,7 @@ def _rows(scores: "CheckpointScores") -> Iterator[DemoRow]:
 
 
 def _comparisons(scores: "CheckpointScores", rows: Sequence[DemoRow]) -> Iterator[DemoComparison]:
-    # The rows stand in the order of the checkpoints; the ensemble's comes after them.
+    # The rows are in the order of the checkpoints; the ensemble's comes after them.
     names = [one.name for one in scores.checkpoints]
     captures = [number for number, row in enumerate(rows) if row.name.startswith(CAPTURE)]
     best = max(captures, key=lambda number: rows[number].top1)

@@ -31,7 +31,7 @@ EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
 def run_job(options: FinetuneOptions, job: JobOptions) -> int:
-    """Fine-tune, print what came out, and go on to the average if that is wanted.
+    """Fine-tune, print the results, and continue to the average if wanted.
 
     Returns:
         The exit status.
@@ -53,7 +53,7 @@ def run_job(options: FinetuneOptions, job: JobOptions) -> int:
                 _average(result, options, context, as_json=job.as_json)
             elif context.is_main:
                 print_result(result, as_json=job.as_json)
-            # No rank takes its connections down while another works; one may be gone already.
+            # No rank closes its connections while another still works; one may already be gone.
             with contextlib.suppress(SwaToolsError):
                 context.barrier()
     except OtherRankError:  # the other rank has said what is wrong

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
 
 PLAIN_INTERVAL_SECONDS = 10.0
-"""How often progress prints a line where stderr is no terminal."""
+"""How often progress prints a line if stderr is not a terminal."""
 
 FOLDED_CHARACTERS = 12
-"""Columns of text are not folded to less; a terminal that is too narrow folds the lines itself."""
+"""Text columns are not folded to less; a terminal that is still too narrow folds the lines."""
 
 LEAST_TITLE = 7
-"""Titles of numbers are not folded to less."""
+"""Titles of number columns are not folded to less."""
 
 WIDEST = 200
-"""Where stdout is a file or a pipe nothing is folded to the width of a terminal."""
+"""The width of tables if stdout is a file or a pipe, instead of a terminal's."""
 
 
 def command_line() -> str:
-    """Return the command under way, as it is typed: how to obtain its results again."""
+    """Return the running command as it was typed: how to reproduce its results."""
     return shlex.join(["swa-tools", *click.get_current_context().find_root().obj])
 
 
@@ -60,10 +60,10 @@ def print_table(
     """Print a table on stdout, for a terminal of any width: text is folded, numbers never are.
 
     Args:
-        columns: Titles; the first column holds text.
+        columns: Titles of the columns; the first column holds text.
         rows: Cells.
         caption: What all cells have in common.
-        text_columns: Titles of the others that hold text; all else is right-aligned.
+        text_columns: Titles of the other columns that hold text; the rest are right-aligned.
     """
     from rich import box
     from rich.console import Console
@@ -71,7 +71,7 @@ def print_table(
 
     if sys.stdout is None:  # closed (>&-)
         return
-    # Where stdout is a file or a pipe nothing is folded to the width of a terminal.
+    # If stdout is a file or a pipe, nothing is folded to the width of a terminal.
     width = None if sys.stdout.isatty() else WIDEST
     console = Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
     are_text = [number == 0 or title in text_columns for number, title in enumerate(columns)]
@@ -101,7 +101,7 @@ def _column_widths(
     *,
     available: int,
 ) -> list[int]:
-    """Narrow the widest columns until all fit, as far as that can be; numbers stay whole."""
+    """Narrow the widest columns until all fit, as far as possible; numbers stay whole."""
     widths, least = [], []
     for number, (title, is_text) in enumerate(zip(columns, are_text, strict=True)):
         longest = max((len(row[number]) for row in rows), default=0)
@@ -126,17 +126,17 @@ def listening(context: "Distributed") -> Listener:
 def progress(description: str, total: int | None, *, unit: str) -> Iterator[Advance]:
     """Show how far a piece of work is, on stderr.
 
-    A bar with rate and time left on a terminal; a plain line now and then elsewhere.
+    A terminal shows a bar with rate and time left; otherwise a plain line appears now and then.
 
     Args:
         description: What is being done.
-        total: How much there is to do; None if that is not known.
+        total: How much there is to do; None if unknown.
         unit: What is counted, in the plural (`images`, `bytes`).
 
     Yields:
-        A function to call with the amount that has been done since the last call.
+        A function to call with the amount done since the last call.
     """
-    if sys.stderr is not None and sys.stderr.isatty():  # None where it is closed (2>&-)
+    if sys.stderr is not None and sys.stderr.isatty():  # None if it is closed (2>&-)
         with _bar(description, total, unit) as advance:
             yield advance
     else:

@@ -1,7 +1,7 @@
-"""What the values of options are read as.
+"""How the values of options are read.
 
-Paths are checked by the library, not by click, so that a missing file is an error (status 1), not
-wrong usage (status 2).
+The library checks paths, not click, so that a missing file is an error (status 1), not wrong usage
+(status 2).
 """
 
 import json
@@ -17,14 +17,14 @@ COUNT = click.IntRange(min=1)
 
 
 class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """`NAME=VALUE`, the value read as JSON where it is JSON, else as text."""
+    """`NAME=VALUE`; the value is read as JSON if it is JSON, else as text."""
 
     name = "name=value"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Any]:
-        """Return the pair; fail with a usage error where there is no `=`."""
+        """Return the pair; fail with a usage error if there is no `=`."""
         if isinstance(value, tuple):
             return value
         name, separator, text = str(value).partition("=")
@@ -44,7 +44,7 @@ class NumberList(click.ParamType):  # type: ignore[type-arg]  # generic from cli
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
-        """Return the numbers; fail with a usage error where one is none."""
+        """Return the numbers; fail with a usage error if one of them is not a number."""
         if isinstance(value, tuple):
             return value
         try:
@@ -54,12 +54,12 @@ class NumberList(click.ParamType):  # type: ignore[type-arg]  # generic from cli
 
 
 class FiniteNumber(click.FloatRange):
-    """A number in a range, neither NaN nor infinite, which click's own lets pass."""
+    """A number in a range; unlike click's own type it refuses NaN and infinity."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the number; fail with a usage error where it is none."""
+        """Return the number; fail with a usage error if it is not one."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"expected a finite number, found {value}", param, ctx)
@@ -67,7 +67,7 @@ class FiniteNumber(click.FloatRange):
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """What a function reads from a text, its ValueError a usage error."""
+    """What a function reads from text; its ValueError becomes a usage error."""
 
     name = "text"
 

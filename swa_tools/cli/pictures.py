@@ -1,4 +1,4 @@
-"""Pictures as files: the options that all drawing commands share, and the writing."""
+"""Pictures as files: the options that all drawing commands share, and how to write them."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ def parse_size(text: str) -> tuple[float, float]:
     """Read `WIDTHxHEIGHT`, in inches.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The text is something else.
     """
     width, _, height = text.lower().replace("×", "x").partition("x")
     try:
@@ -31,7 +31,7 @@ class PictureOptions:
     size: tuple[float, float] | None = option(
         None, help="Width and height of the picture, in inches.", metavar="WxH", parse=parse_size
     )
-    dpi: float = option(200, help="Dots per inch of a PNG.")
+    dpi: float = option(200, help="Resolution of a PNG, in dots per inch.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,10 @@ class DrawingOptions(OutputOptions, PictureOptions):
     """Where the numbers of a picture go, or come from, and what is made of them."""
 
     output: Path | None = option(
-        None, help="The numbers; drawn beside it.", short="-o", metavar="FILE.npz"
+        None,
+        help="File for the numbers; the picture goes next to it.",
+        short="-o",
+        metavar="FILE.npz",
     )
     plots: tuple[Path, ...] = option(
         (),
@@ -50,14 +53,14 @@ class DrawingOptions(OutputOptions, PictureOptions):
     )
     source: Path | None = option(
         None,
-        help="Draw these numbers again instead of measuring.",
+        help="Draw from these numbers instead of measuring again.",
         flag="--from",
         metavar="FILE.npz",
     )
 
     @property
     def numbers(self) -> Path:
-        """The file with the numbers; the working directory where they are kept in none."""
+        """The file with the numbers; the working directory if they are not kept in a file."""
         return self.source or self.output or Path()
 
     @property
@@ -74,10 +77,10 @@ def save_picture(
     options: PictureOptions | None = None,
     force: bool = False,
 ) -> None:
-    """Write a picture as PNG, SVG or PDF, as its name says; whole or not at all.
+    """Write a picture as PNG, SVG or PDF, according to its name; whole or not at all.
 
     Raises:
-        OutputError: The name asks for no such format, or the file cannot be written.
+        OutputError: The name does not end in one of these, or the file cannot be written.
     """
     from swa_tools.checkpoints import atomic_output
     from swa_tools.report import picture_format

@@ -1,4 +1,4 @@
-"""Where the records of scores go, and that scores are never lost over them."""
+"""Where the records of scores go; a failure to write them never loses the scores."""
 
 import contextlib
 import os
@@ -14,35 +14,38 @@ if TYPE_CHECKING:
 
 
 def check_results(results: Path | None) -> None:
-    """Tell before the work whether the file of `--results` could be written.
+    """Check before the work that the file of `--results` can be written.
 
     Raises:
-        OutputError: It could not.
+        OutputError: It cannot.
     """
     if results is None:
         return
     if results.is_dir():
-        raise OutputError(f"{results}: cannot write results there: it is a folder; name a file")
+        raise OutputError(f"{results}: cannot write results: this is a folder; name a file")
     if not results.parent.is_dir():
-        raise OutputError(f"{results}: cannot write results: there is no folder {results.parent}")
+        raise OutputError(
+            f"{results}: cannot write results: there is no folder {results.parent}; create it, or"
+            " name another file"
+        )
     if not os.access(results if results.exists() else results.parent, os.W_OK):
-        raise OutputError(f"{results}: cannot write results: no permission")
+        raise OutputError(f"{results}: cannot write results: no permission; name another file")
 
 
 @contextlib.contextmanager
 def recording(
     records: "Iterable[Record]", results: Path | None, *, paths: Sequence[Path]
 ) -> Iterator[None]:
-    """Append records to a file; whatever comes of it, the block prints the scores.
+    """Append records to a file; the block prints the scores even if that fails.
 
     Args:
-        records: What was scored.
-        results: The file of `--results`; None for that of the run that all checkpoints are from,
-            where a failure is a notice: not everybody may write into other people's runs.
+        records: The records of what was scored.
+        results: The file of `--results`; None for that of the run that all checkpoints come from.
+            There a failure is only a notice: not everybody may write into other people's runs.
         paths: The checkpoints.
 
     Raises:
-        SwaToolsError: The file of `--results` cannot be written; after the block.
+        SwaToolsError: The file of `--results` cannot be written; raised after the block.
     """
     from swa_tools.records import append_records
     from swa_tools.run_directory import common_run
@@ -59,4 +62,4 @@ def recording(
     if failure is not None and results is not None:
         raise failure
     if failure is not None:
-        notice(f"{failure}; these scores are not recorded (--results FILE names another file)")
+        notice(f"{failure}; these scores were not recorded; name another file with --results FILE")

@@ -1,4 +1,4 @@
-"""A fine-tuning run as a person sees it: a bar on a terminal, plain lines elsewhere."""
+"""A fine-tuning run as a user sees it: a bar on a terminal, plain lines otherwise."""
 
 import contextlib
 import datetime as dt
@@ -21,7 +21,7 @@ def watch_run(context: "Distributed") -> Iterator["RunListener"]:
     """Show a run on stderr, once: how far it is, and every validation in a line that stays.
 
     Yields:
-        What the run is to call.
+        The listener for the run.
     """
     from swa_tools.training.progress import RunListener
 
@@ -53,7 +53,7 @@ def _announce(write: Callable[[str], None]) -> Callable[["RunPlan"], None]:
     def announce(plan: "RunPlan") -> None:
         write(
             f"{plan.n_steps:,} steps of {plan.batch_size} images,"
-            f" {plan.steps_per_epoch:,} in an epoch; {len(plan.captures)} checkpoints"
+            f" {plan.steps_per_epoch:,} in an epoch; {len(plan.captures)} captures"
         )
         if plan.incomplete_cycle is not None:
             write(plan.incomplete_cycle)

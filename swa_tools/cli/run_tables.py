@@ -1,4 +1,4 @@
-"""What `finetune` prints: its plan before a run, its checkpoints after it."""
+"""What `finetune` prints: the plan before a run, the scores after it."""
 
 import json
 import shlex
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def print_plan(options: "FinetuneOptions", job: "JobOptions") -> None:
-    """Print what a run would do, and draw its learning rate; rank 0 alone."""
+    """Print what a run would do, and draw its learning rate; only on rank 0."""
     from swa_tools.cli.schedule_picture import schedule_picture
     from swa_tools.distributed import distributed
     from swa_tools.training.description import Caller
@@ -56,7 +56,7 @@ def print_plan(options: "FinetuneOptions", job: "JobOptions") -> None:
         [str(number), f"{step:,}", f"{plan.epoch(step):.2f}", f"{plan.schedule.lr(step):g}"]
         for number, step in enumerate(plan.captures, start=1)
     ]
-    print_table(["checkpoint", "after step", "epoch", "learning rate"], rows)
+    print_table(["capture", "after step", "epoch", "learning rate"], rows)
 
 
 def _print_sizes(sizes: "RunSizes", *, n_captures: int) -> None:
@@ -64,12 +64,12 @@ def _print_sizes(sizes: "RunSizes", *, n_captures: int) -> None:
     beside = ", their moving averages" if sizes.ema_bytes else ""
     average = ", their average" if sizes.average_bytes else ""
     click.echo(
-        f"checkpoints {n_captures}{kept} of {_megabytes(sizes.checkpoint_bytes)},"
+        f"captures    {n_captures}{kept} of {_megabytes(sizes.checkpoint_bytes)} each,"
         f" {_megabytes(sizes.captures_bytes)} together"
     )
     click.echo(
         f"disk        {_megabytes(sizes.total_bytes)} with the start{beside}{average} and the point"
-        f" to resume from ({_megabytes(sizes.resume_bytes)}, twice while it is replaced)"
+        f" to resume from ({_megabytes(sizes.resume_bytes)}, twice while it is being replaced)"
     )
 
 
@@ -78,7 +78,7 @@ def _megabytes(n_bytes: int) -> str:
 
 
 def print_result(result: "FinetuneResult", *, as_json: bool) -> None:
-    """Print the scores of all checkpoints, and how to go on."""
+    """Print the scores of all checkpoints, and how to continue."""
     from swa_tools.run_directory import RunDirectory
 
     metrics = RunDirectory(result.run).read_metrics()
@@ -96,28 +96,28 @@ def print_result(result: "FinetuneResult", *, as_json: bool) -> None:
     else:
         notice(
             f"stopped by {result.stopped_by.name} after step {result.step:,} of"
-            f" {result.n_steps:,}; go on with: swa-tools finetune --resume"
+            f" {result.n_steps:,}; continue with: swa-tools finetune --resume"
             f" {shlex.quote(str(result.run))}"
         )
 
 
 def _next(result: "FinetuneResult") -> str:
-    """Say what to do with the captures, where there is something to do."""
+    """Say what to do with the captures, if there is anything to do."""
     if result.average is not None:
         return f"; the average of the captures is {result.average}"
     if len(result.captures) < 2:
         return ""
     run = shlex.quote(str(result.run))
-    return f"; average the checkpoints: swa-tools average {run} --data DIR -o FILE"
+    return f"; average the captures with: swa-tools average {run} --data DIR -o FILE"
 
 
 def describe_speed(result: "FinetuneResult") -> str:
-    """Say in a line how far the run is and how fast it went."""
+    """Say in a line how long the run was and how fast it went."""
     if not result.images_per_second:
-        return f"the run was complete already, {result.n_steps:,} steps"
+        return f"the run was already complete: {result.n_steps:,} steps"
     return (
         f"{result.n_steps:,} steps, {result.images_per_second:,.0f} images/s,"
-        f" {result.seconds_saving:.1f} s for points to resume from"
+        f" {result.seconds_saving:.1f} s spent on points to resume from"
     )
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from swa_tools.training.run_plan import RunPlan
 
 MOST_POINTS = 4000
-"""More than these cannot be told apart on paper; longer runs are drawn at every so many steps."""
+"""More points than this cannot be told apart on paper; longer runs are drawn at every nth step."""
 
 
 def schedule_picture(plan: "RunPlan") -> Picture:
@@ -23,7 +23,7 @@ def schedule_picture(plan: "RunPlan") -> Picture:
         from swa_tools.report.style import figure_legend, marker_style
 
         axes = figure.add_subplot()
-        # A step's rate holds from the end of the step before to its own.
+        # A step's rate holds from the end of the previous step to its own end.
         epochs = [0.0, *(plan.epoch(step) for step in steps)]
         rates = [plan.schedule.lr(step) for step in (1, *steps)]
         axes.plot(epochs, rates, color=theme.ink, linewidth=1, drawstyle="steps-pre")
@@ -31,7 +31,7 @@ def schedule_picture(plan: "RunPlan") -> Picture:
             [plan.epoch(step) for step in plan.captures],
             [plan.schedule.lr(step) for step in plan.captures],
             **marker_style("checkpoint", theme, hollow=True) | {"linestyle": "none"},
-            label="checkpoint",
+            label="captures",
             clip_on=False,
             zorder=3,
         )
@@ -43,8 +43,8 @@ def schedule_picture(plan: "RunPlan") -> Picture:
 
     return Picture(
         title="Learning rate",
-        message=f"The learning rate of each of {plan.n_steps:,} steps;"
-        f" {len(plan.captures)} checkpoints are taken on the way.",
+        message=f"The learning rate at each of {plan.n_steps:,} steps;"
+        f" {len(plan.captures)} captures are taken.",
         size=(6.4, 2.6),
         narrow_size=(3.6, 2.4),
         draw=draw,

@@ -130,7 +130,7 @@ def _interval(score: "Score") -> tuple[float, float]:
 
 
 def _classes(scores: "CheckpointScores", name: str) -> dict[str, tuple[int, int]]:
-    """Return right images and all images of each class, by the name of its folder."""
+    """Return how many images of each class folder are labelled right, and how many it has."""
     by_output = scores.evaluation.by_class(name)
     names = zip(scores.images.classes, scores.images.outputs, strict=True)
     return {folder: by_output[output] for folder, output in names if output in by_output}
@@ -147,7 +147,7 @@ def _print_per_class(scores: "CheckpointScores") -> None:
 
 
 def _print_agreements(scores: "CheckpointScores") -> None:
-    """Print the figures of section 3.5: consecutive members, and averages with the ensemble."""
+    """Print the figures of section 3.5: between members, and between averages and the ensemble."""
     agreements = scores.evaluation.agreements
     members = [one for one in agreements if one.second != "ensemble"]
     rows = [
@@ -159,4 +159,4 @@ def _print_agreements(scores: "CheckpointScores") -> None:
         l2, same = of([one.l2 for one in members]), of([one.same_label for one in members])
         rows.append([f"consecutive members, {title}", f"{l2:.4f}", f"{same:.2f}"])
     print_table(["class probabilities", "L2 distance", "same label %"], rows)
-    click.echo("L2 norm of the difference, mean over the images (section 3.5 of the paper).")
+    click.echo("L2 norm of the difference, averaged over the images (section 3.5 of the paper).")

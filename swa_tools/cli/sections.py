@@ -1,4 +1,4 @@
-"""A help page in sections, for a command with many options."""
+"""A help page divided into sections, for a command with many options."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ class SectionedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, heading by heading."""
-        # Several options may set one parameter; those that are hidden have no record.
+        # Several options may set one parameter; hidden options have no record.
         records = {
             one.name: record
             for one in self.get_params(ctx)

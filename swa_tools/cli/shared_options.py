@@ -23,7 +23,7 @@ split_option = click.option(
     type=click.Choice(["val", "train"]),
     default="val",
     show_default=True,
-    help="Which images are scored.",
+    help="Which images to score on.",
 )
 
 
@@ -50,7 +50,7 @@ class OutcomeOptions(OutputOptions):
 
 
 def old_view_flags(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what `--view` was called in version 0.1, below the options that have it."""
+    """Add the old names of `--view` from version 0.1, below the options that contain it."""
     for name, view in (("--no-augment", "evaluation"), ("--augment", "training")):
         function = click.option(name, "view", flag_value=view, hidden=True)(function)
     return function

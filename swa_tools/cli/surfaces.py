@@ -1,4 +1,4 @@
-"""What `plane`, `ray` and `segment` share: options, the survey, and drawing again."""
+"""What `plane`, `ray` and `segment` share: options, the survey, and drawing from a file."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ def measure_and_draw(
     measure: "Callable[[Survey], None]",
     draw: "Callable[[Numbers], Picture]",
 ) -> None:
-    """Measure unless `--from` says what to draw; draw the pictures and show the numbers.
+    """Measure unless `--from` names numbers to draw; draw the pictures and show the numbers.
 
     Args:
         given: All parameters of the command.
@@ -51,9 +51,11 @@ def measure_and_draw(
     """
     drawing, source = taken(DrawingOptions, given), taken(ImageSource, given)
     if (drawing.source is None) == (drawing.output is None):
-        raise click.UsageError("Give -o FILE.npz to measure, or --from FILE.npz to draw again.")
+        raise click.UsageError(
+            "Give either -o FILE.npz to measure or --from FILE.npz to draw what was measured."
+        )
     if drawing.source is not None and paths:
-        raise click.UsageError("--from draws again: leave out checkpoints.")
+        raise click.UsageError("--from draws what was measured: leave out the checkpoints.")
     check_plots(drawing)
     if drawing.output is not None:
         options = _with_decay(taken(SurfaceOptions, given), paths)
@@ -69,7 +71,8 @@ def read_kind(path: Path, kind: str) -> "Numbers":
     numbers = read_numbers(path)
     if numbers.kind != kind:
         raise SwaToolsError(
-            f"{path}: expected the numbers of {kind}, found those of {numbers.kind}"
+            f"{path}: expected numbers of kind {kind}, found {numbers.kind}; use the command that"
+            " wrote them"
         )
     return numbers
 
@@ -94,7 +97,7 @@ def present(
 
 
 def check_plots(drawing: DrawingOptions) -> None:
-    """Tell early whether the pictures could be written."""
+    """Check early that the pictures can be written."""
     from swa_tools.checkpoints import check_output
     from swa_tools.report import picture_format
 
@@ -110,7 +113,7 @@ def _measure(
     *,
     measure: "Callable[[Survey], None]",
 ) -> bool:
-    """Write the numbers; return whether this is the process that draws them."""
+    """Write the numbers; return whether this process draws them."""
     from swa_tools.data import open_split
     from swa_tools.landscape.survey import Survey
 
@@ -131,14 +134,14 @@ def _measure(
 
 
 def _with_decay(options: SurfaceOptions, paths: Sequence[Path]) -> SurfaceOptions:
-    """Fill in what was decayed in the run of one of the checkpoints, unless the options say it."""
+    """Fill in the weight decay of the run of the first capture, unless the options give it."""
     from swa_tools.run_directory import options_in, run_of_capture
 
     runs = [run for path in paths if (run := run_of_capture(path)) is not None]
     trained = options_in(runs[0].readable_description()) if runs else {}
     weight_decay = options.weight_decay
     if weight_decay is None and trained.get("optimizer") == "adamw":
-        weight_decay = 0.0  # AdamW's decay is none of the loss's.
+        weight_decay = 0.0  # AdamW's decay is not part of the loss.
     if weight_decay is None:
         weight_decay = float(trained.get("weight_decay", DEFAULT_WEIGHT_DECAY))
     vectors = options.no_decay_norm_bias or bool(trained.get("no_decay_norm_bias"))

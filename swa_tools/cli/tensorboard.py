@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def log_scalars(folder: Path, listener: "RunListener") -> Iterator["RunListener"]:
     """Write every record to a TensorBoard log, besides what a listener does with it.
 
-    The folder appears with the first record. What an earlier process logged from that step on is
-    purged: a resumed run does these steps again.
+    The folder appears with the first record. Anything that an earlier process logged from that step
+    on is purged: a resumed run repeats these steps.
 
     Yields:
         The listener that does both.
@@ -30,7 +30,7 @@ def log_scalars(folder: Path, listener: "RunListener") -> Iterator["RunListener"
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise SwaToolsError(
-            "--tensorboard: it is not installed; pip install 'swa-tools[tensorboard]'"
+            "--tensorboard: tensorboard is not installed; try: pip install 'swa-tools[tensorboard]'"
         ) from error
     with contextlib.ExitStack() as stack:
         writers: list[SummaryWriter] = []
@@ -47,7 +47,7 @@ def log_scalars(folder: Path, listener: "RunListener") -> Iterator["RunListener"
 
 
 def scalars(record: "Record") -> dict[str, float]:
-    """Return what a record has to show, by TensorBoard's names."""
+    """Return the scalars of a record, by their names in TensorBoard."""
     if record.event == "epoch":
         return {}
     names: tuple[str, ...] = ("top1", "top5", "nll", "ece")

@@ -106,7 +106,7 @@ class Pipeline:
         if not self._skip_bad_images:
             raise DataError(
                 f"{self._images.root / path}: cannot read this image ({reason});"
-                " --skip-bad-images goes on without it"
+                " --skip-bad-images continues without it"
             )
         if path not in self.skipped:
             self.skipped.append(path)

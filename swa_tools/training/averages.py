@@ -19,14 +19,14 @@ class ExponentialAverage:
     Running statistics are averaged like weights; integer tensors are copied.
 
     Args:
-        module: What is averaged, after its weights were loaded.
+        module: The module to average, with its weights already loaded.
         decay: d, between 0 and 1.
     """
 
     def __init__(self, module: nn.Module, *, decay: float) -> None:
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
         self._decay = decay
-        # Parameters and buffers that are used twice come once, unlike in a state_dict.
+        # Parameters and buffers that are used twice appear once here, unlike in a state_dict.
         pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
         self._averages = [average for average, _ in pairs if average.is_floating_point()]
         self._values = [value for average, value in pairs if average.is_floating_point()]
@@ -34,7 +34,7 @@ class ExponentialAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take one step towards the weights as they are now."""
+        """Move one step towards the current weights."""
         torch._foreach_lerp_(self._averages, self._values, 1 - self._decay)
         for copied, value in self._copies:
             copied.copy_(value)
@@ -51,12 +51,12 @@ NAME = "the average of the captures"
 class OnlineAverage:
     """The average of the captures so far.
 
-    Its sums are kept in float64 on the CPU, so it takes no memory of the GPU, and it equals the
-    average of the files bit for bit. NaN and Inf pass: the run itself looks for them.
+    Its sums are kept in float64 on the CPU, so it takes no GPU memory and equals the average of the
+    files bit for bit. NaN and Inf are not refused here: the run itself looks for them.
 
     Args:
-        include_init: Whether the starting weights are added first, as Algorithm 1 is printed;
-            without them it is the text of section 3.2 and the authors' CIFAR code.
+        include_init: Whether the starting weights are added first, as in Algorithm 1; without them
+            it follows the text of section 3.2 and the authors' CIFAR code.
     """
 
     def __init__(self, *, include_init: bool = False) -> None:
@@ -66,7 +66,7 @@ class OnlineAverage:
 
     @property
     def n_averaged(self) -> int:
-        """How many sets of weights it holds."""
+        """Number of sets of weights in the average."""
         return self._mean.n_averaged
 
     def add(self, state_dict: Mapping[str, torch.Tensor], *, name: str, digest: str) -> None:
@@ -78,8 +78,8 @@ class OnlineAverage:
             digest: The digest of its tensors.
 
         Raises:
-            CheckpointError: A tensor that cannot be averaged is not what it was at the first
-                capture; `num_batches_tracked` may change.
+            CheckpointError: A tensor that cannot be averaged differs from the first capture's;
+                only `num_batches_tracked` may.
         """
         self._mean.add(to_arrays(state_dict), where=name)
         self._sources.append((name, digest))
@@ -89,7 +89,7 @@ class OnlineAverage:
         return from_arrays(self._mean.mean(), where=NAME)
 
     def info(self) -> AverageInfo:
-        """Return what the average's metadata says of its sources."""
+        """Return what the average's metadata says about its sources."""
         weight = 1 / max(1, self.n_averaged)
         sources = tuple(
             SourceInfo(name=name, digest=digest, weight=weight) for name, digest in self._sources
@@ -106,12 +106,12 @@ class OnlineAverage:
         """Take over the state of an earlier average.
 
         Raises:
-            TrainingError: It was written by a version that kept other numbers.
+            TrainingError: The state was written by a version that kept other numbers.
         """
         if "mean" not in state:
             raise TrainingError(
-                "the run's average was kept by an older version of swa-tools, which cannot be"
-                " resumed exactly; resume with that version, or start another run with -o"
+                "the run's average was kept by an older version of swa-tools and cannot be resumed"
+                " exactly; resume with that version, or start another run with -o"
             )
         arrays = {kind: to_arrays(state["mean"][kind]) for kind in ("sums", "copies")}
         self._mean.load_state_dict({**state["mean"], **arrays})

@@ -1,4 +1,4 @@
-"""The batches of a run: of its images, or random ones, to measure how fast training is alone."""
+"""The batches of a run: from its images, or random ones to measure the speed of training alone."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from swa_tools.training.start import Start, training_view_of
 
 
 class EpochLoader(Protocol):
-    """Training batches by epoch, real ones or synthetic ones."""
+    """Training batches by epoch, real or synthetic."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -35,7 +35,7 @@ class Loaders:
 
     Attributes:
         train: Batches to train on.
-        val: Batches to validate on; None where nothing is validated.
+        val: Batches to validate on; None if nothing is validated.
     """
 
     train: EpochLoader
@@ -51,8 +51,8 @@ def open_loaders(options: FinetuneOptions, start: Start, context: Distributed) -
     if options.batch_size % context.world_size:
         raise TrainingError(
             f"--batch-size {options.batch_size}: {context.world_size} processes cannot share it"
-            " evenly; start as many as divide it (a resumed run keeps its --batch-size), or give"
-            " another"
+            " evenly; start a number of processes that divides it, or change it (a resumed run"
+            " keeps its --batch-size)"
         )
     return Loaders(
         train=_training_loader(options, start, context),
@@ -82,12 +82,12 @@ def _validation_loader(
 
 
 class SyntheticLoader:
-    """Stands in for a training loader: the same random batch, as often as it is asked for.
+    """Stands in for a training loader: the same random batch at every step.
 
     Args:
-        preprocessing: Tells the size of the images.
-        num_classes: Targets are drawn from so many outputs.
-        options: How many images are pretended, and of how many a batch is, over all ranks.
+        preprocessing: Gives the size of the images.
+        num_classes: Number of outputs that targets are drawn from.
+        options: The number of pretended images, and the batch size over all ranks.
         context: The ranks, each of which takes its share.
 
     Raises:
@@ -104,7 +104,10 @@ class SyntheticLoader:
     ) -> None:
         batch_size, world_size = options.batch_size, context.world_size
         if batch_size % world_size:
-            raise TrainingError(f"a batch of {batch_size} images does not divide by {world_size}")
+            raise TrainingError(
+                f"--batch-size {batch_size}: {world_size} processes cannot share it evenly; start a"
+                " number of processes that divides it"
+            )
         self.steps_per_epoch = max(1, (options.synthetic_data or 0) // batch_size)
         self.skipped: list[str] = []
         random = torch.Generator().manual_seed(options.seed + context.rank)
@@ -117,7 +120,7 @@ class SyntheticLoader:
             indices=torch.arange(share) * world_size + context.rank,
         )
 
-    def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:  # noqa: ARG002 - All alike.
+    def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[Batch]:  # noqa: ARG002 - All epochs are the same.
         """Yield the batches of an epoch from `start_step` on."""
         for _ in range(start_step, self.steps_per_epoch):
             yield self._batch

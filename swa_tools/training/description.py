@@ -1,4 +1,4 @@
-"""What `run.json` says: everything to run it again, and where it ran."""
+"""What `run.json` says: everything needed to repeat a run, and where it ran."""
 
 import dataclasses
 import os
@@ -28,9 +28,10 @@ class Caller:
     """Who fine-tunes, as far as the run needs to know.
 
     Attributes:
-        command: How the run was begun; None for the command line of this process.
-        options: The caller's own, which belong to the run: they stand beside the run's.
-        needs_captures: Whether a run that will take none is refused.
+        command: The command that began the run; None for the command line of this process.
+        options: The caller's own options that belong to the run; `run.json` lists them with the
+            run's.
+        needs_captures: Whether to refuse a run that will take no captures.
     """
 
     command: str | None = None
@@ -49,16 +50,16 @@ def describe_run(
 ) -> dict[str, Any]:
     """Return the document of a run.
 
-    `options` is what `finetune --config` reads, `launcher` tells a restarted attempt that the run
-    is its own, and `earlier` a report what came before; the rest is for people.
+    `finetune --config` reads `options`. `launcher` lets a restarted attempt recognise its own run.
+    `earlier` tells a report what came before. The rest is for people.
 
     Args:
-        options: The run.
-        plan: What follows from them.
+        options: The options of the run.
+        plan: The plan that follows from them.
         info: The model.
         context: The ranks.
         caller: Who fine-tunes.
-        earlier: From `describe_earlier`, of a run that continues another.
+        earlier: From `describe_earlier`, if the run continues another.
     """
     amp = amp_dtype(options.amp, context.device)
     started_by = launcher()
@@ -91,11 +92,11 @@ def describe_run(
 
 
 def describe_earlier(directory: RunDirectory, point: ResumePoint) -> dict[str, Any]:
-    """Return what a run says of the one that it continues: where it may be moved or removed later.
+    """Return what a run keeps about the run that it continues, which may be moved or removed later.
 
     Args:
-        directory: Of the earlier run.
-        point: Its last.
+        directory: The earlier run's directory.
+        point: The earlier run's last resume point.
     """
     document = directory.readable_description()
     return {
@@ -109,7 +110,7 @@ def describe_earlier(directory: RunDirectory, point: ResumePoint) -> dict[str, A
 def launcher() -> dict[str, str] | None:
     """Return who started this process, the same in all attempts of a job; None without torchrun.
 
-    Of rank 0: `run.json` tells it, so that an attempt knows its own run.
+    `run.json` keeps rank 0's, so that a restarted attempt recognises its own run.
     """
     run_id = os.environ.get("TORCHELASTIC_RUN_ID")
     if run_id is None:

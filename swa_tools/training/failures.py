@@ -1,4 +1,4 @@
-"""What stops a run, in one line: divergence, memory that is short, processes that are gone."""
+"""What stops a run, in one line: divergence, too little memory, lost processes."""
 
 import contextlib
 from collections.abc import Generator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from swa_tools.training.run import Run
 
 _OF_A_CONNECTION = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
-"""What gloo's errors hold, which are plain RuntimeErrors."""
+"""Text in gloo's errors, which are plain RuntimeErrors."""
 
 
 def diverged(run: "Run", what: str, *, step: int) -> SwaToolsError:
@@ -23,13 +23,13 @@ def diverged(run: "Run", what: str, *, step: int) -> SwaToolsError:
 
     Args:
         run: The run.
-        what: What is not finite, as a clause.
-        step: Where it showed.
+        what: A clause that says what is not finite.
+        step: The step at which it was noticed.
     """
     error = TrainingError if run.context.is_main else OtherRankError
     if step == 0:
         return error(
-            f"{run.directory.start}: at the start {what}; begin with other weights, or go on"
+            f"{run.directory.start}: at the start {what}; begin with other weights, or continue"
             " regardless with --allow-nonfinite"
         )
     good = [path for path in run.captures() if path != run.capture_path(step)]
@@ -37,13 +37,13 @@ def diverged(run: "Run", what: str, *, step: int) -> SwaToolsError:
         f"step {step} (epoch {run.plan.epoch(step):.2f}, learning rate"
         f" {run.plan.schedule.lr(step):g}): {what}; the last good checkpoint is"
         f" {good[-1] if good else run.directory.start}; try a lower --lr-max or --clip-grad 1, or"
-        " go on regardless with --allow-nonfinite"
+        " continue regardless with --allow-nonfinite"
     )
 
 
 @torch.no_grad()
 def are_finite(tensors: list[torch.Tensor]) -> bool:
-    """Tell whether no tensor holds NaN, Inf, or numbers whose squares overflow."""
+    """Tell whether all tensors are free of NaN, Inf and numbers whose squares overflow."""
     floats = [tensor for tensor in tensors if tensor.is_floating_point()]
     return bool(nn.utils.get_total_norm(floats).isfinite())
 
@@ -52,7 +52,7 @@ def check_weights(run: "Run") -> None:
     """Stop a run whose weights have diverged, before they are saved; all ranks must call this.
 
     Raises:
-        SwaToolsError: They have, and the user does not want to go on regardless.
+        SwaToolsError: They have diverged, and `allow_nonfinite` is not set.
     """
     if run.options.allow_nonfinite:
         return
@@ -62,7 +62,7 @@ def check_weights(run: "Run") -> None:
 
 
 def explain(error: Exception, run: "Run") -> SwaToolsError | None:
-    """Return one line on what a step has raised; None for what is a bug of this program."""
+    """Return a one-line error for what a step raised; None if it is a bug in this program."""
     plan, context = run.plan, run.context
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if _is_out_of_memory(error):
@@ -73,14 +73,14 @@ def explain(error: Exception, run: "Run") -> SwaToolsError | None:
         )
     if isinstance(error, ValueError) and reason.startswith("Expected more than 1 value per chan"):
         return TrainingError(
-            f"step {run.step}: BatchNorm needs more than one value of a channel, and"
-            f" {plan.piece_size} images are computed at once; try a larger --batch-size, a smaller"
-            " --accumulate, fewer processes or a larger --image-size"
+            f"step {run.step}: BatchNorm needs more than one value per channel, found one with"
+            f" {plan.piece_size} images at once; try a larger --batch-size, a smaller --accumulate,"
+            " fewer processes or a larger --image-size"
         )
     if context.world_size == 1 or not isinstance(error, RuntimeError):
         return None
     if is_lost_connection(error):
-        # One is enough to tell, and the error that was the first is told by its own rank.
+        # One rank is enough to report it; the rank that failed first reports its own error.
         lost = TrainingError if context.is_main else OtherRankError
         return lost(
             f"rank {context.rank}: lost the other processes in step {run.step} ({reason});"
@@ -90,17 +90,17 @@ def explain(error: Exception, run: "Run") -> SwaToolsError | None:
 
 
 def is_lost_connection(error: Exception) -> bool:
-    """Tell whether an error comes from talking to another process."""
-    is_distributed = isinstance(error, dist.DistError)  # of NCCL and of the store
+    """Tell whether an error comes from communication with another process."""
+    is_distributed = isinstance(error, dist.DistError)  # from NCCL and from the store
     return is_distributed or any(words in str(error) for words in _OF_A_CONNECTION)
 
 
 @contextlib.contextmanager
 def enough_memory(device: torch.device) -> Generator[None]:
-    """Turn a lack of memory while a run is set up into one line.
+    """Turn the error of too little memory while a run is set up into one line.
 
     Raises:
-        TrainingError: Memory is short.
+        TrainingError: There is too little memory.
     """
     try:
         yield
@@ -109,7 +109,7 @@ def enough_memory(device: torch.device) -> Generator[None]:
             raise
         raise TrainingError(
             f"out of memory on {device} for the model and its optimizer, before the first image;"
-            " try another --device, leave --ema out, or end what else is in its memory"
+            " try another --device, leave out --ema, or end other programs that use its memory"
         ) from error
 
 

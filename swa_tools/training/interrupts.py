@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted when they come, told to all ranks, obeyed between steps."""
+"""Signals that ask a run to stop: noted on arrival, shared with all ranks, obeyed between steps."""
 
 import contextlib
 import dataclasses
@@ -14,15 +14,16 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, the end of a job, and the warning that Slurm sends some time before it."""
 
 LONGEST_STEPS = 10
-"""Steps between two votes, at most: a vote costs a little."""
+"""The most steps between two votes. Not every step votes, because a vote takes a little time."""
 
 LONGEST_SECONDS = 3.0
-"""Time between two votes: torchrun kills its processes 30 s after it has sent them a signal."""
+"""The most time between two votes: torchrun kills its processes 30 s after sending them a signal.
+"""
 
 
 @dataclasses.dataclass(slots=True)
 class StopRequest:
-    """The signal that came, if one did."""
+    """The signal that arrived, if one did."""
 
     number: signal.Signals | None = None
 
@@ -31,8 +32,8 @@ class StopRequest:
 def stop_signals() -> Iterator[StopRequest]:
     """Note the signals that ask to stop; a second Ctrl-C interrupts at once.
 
-    The earlier handlers are put back at the end. Outside of the main thread, where Python allows
-    no handlers, nothing is noted.
+    The earlier handlers are restored at the end. Outside the main thread, where Python allows no
+    handlers, nothing is noted.
 
     Yields:
         Where the signal is noted.
@@ -61,17 +62,17 @@ def agreed_signal(stop: StopRequest, context: Distributed) -> signal.Signals | N
 
 
 class Votes:
-    """What one rank may know before the others: a signal that came, a resume point that is overdue.
+    """Shares what one rank may know before the others: a signal, or an overdue resume point.
 
-    All ranks vote in the same steps: the first after the first step of a process.
+    All ranks vote after the same steps; the first vote comes after the first step of a process.
 
-    The interval follows the time that steps take, measured on every rank and told with each vote,
-    so that all of them know the step of the next one.
+    The interval follows the time that steps take. Every rank measures it and shares it with each
+    vote, so that all ranks know the step of the next one.
 
     Args:
         context: The ranks.
         step: Optimizer steps completed.
-        clock: Seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -83,15 +84,15 @@ class Votes:
         self._next_step = step + 1
 
     def is_due(self, step: int) -> bool:
-        """Tell whether several ranks vote after a step; one alone has nobody to ask."""
+        """Tell whether the ranks vote after a step; a single rank never needs to."""
         return self._context.world_size > 1 and step >= self._next_step
 
     def vote(
         self, step: int, *, number: signal.Signals | None, is_overdue: bool
     ) -> tuple[signal.Signals | None, bool]:
-        """Return the signal that a rank got, and whether rank 0 finds a resume point overdue.
+        """Return the signal that a rank got, and whether a resume point is overdue on rank 0.
 
-        Between two votes of several ranks it is neither.
+        Between two votes of several ranks this is (None, False).
         """
         if self._context.world_size == 1:
             return number, is_overdue
@@ -103,7 +104,7 @@ class Votes:
         votes = self._context.gather((number, is_overdue, seconds))
         slowest = max(seconds for _, _, seconds in votes)
         n_steps = int(min(LONGEST_STEPS, max(1, LONGEST_SECONDS / max(slowest, 1e-9))))
-        # In the steps of the records, which wait for the device anyway.
+        # At multiples, as records are: these steps wait for the device anyway.
         self._next_step = (step // n_steps + 1) * n_steps
         self._last = (step, self._clock())
         return next((number for number, _, _ in votes if number is not None), None), votes[0][1]

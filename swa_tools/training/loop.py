@@ -37,12 +37,13 @@ def finetune(
 
     Args:
         options: The run.
-        context: The ranks that share it; None: those that torchrun started, or this process.
+        context: The ranks that share the run; None for those that torchrun started, or this process
+            alone.
         listener: What to call as the run proceeds.
-        caller: Who fine-tunes; None for a program that says nothing of itself.
+        caller: Who fine-tunes; None for a program that says nothing about itself.
 
     Raises:
-        SwaToolsError: The run cannot start, go on, or be resumed; the message says what to do.
+        SwaToolsError: The run cannot start, continue or be resumed; the message says what to do.
     """
     with contextlib.ExitStack() as stack:
         if context is None:
@@ -54,7 +55,7 @@ def finetune(
         _announce(run)
         stop = stack.enter_context(stop_signals())
         stopped_by = _train_or_explain(run, stop)
-    with run.watch.paused():  # takes the last stretch into the totals
+    with run.watch.paused():  # adds the last stretch to the totals
         pass
     return FinetuneResult(
         run=run.directory.path,
@@ -74,16 +75,18 @@ def _announce(run: Run) -> None:
     run.listener.on_plan(run.plan)
     n_ranks = run.context.world_size
     if n_ranks > 1 and not run.options.sync_bn and run.bn.state != "none":
-        remedy = "; --sync-bn normalises over all" if run.context.device.type == "cuda" else ""
+        remedy = (
+            "; --sync-bn normalises over all ranks" if run.context.device.type == "cuda" else ""
+        )
         run.listener.on_notice(
             f"BatchNorm normalises the {run.data.batch_size} images of each of the {n_ranks} ranks"
-            f" by themselves, so this is not the network that one process would train{remedy}"
+            f" separately, so one process would train a different network{remedy}"
         )
     point, earlier = run.start.point, run.start.earlier
     if earlier is not None and earlier.n_steps is not None and earlier.step < earlier.n_steps:
         run.listener.on_notice(
-            f"--from {run.options.from_run}: that run has not ended, it is after step"
-            f" {earlier.step:,} of {earlier.n_steps:,}"
+            f"--from {run.options.from_run}: that run has not ended; its last resume point is after"
+            f" step {earlier.step:,} of {earlier.n_steps:,}"
         )
     if point is None:
         return
@@ -95,7 +98,7 @@ def _announce(run: Run) -> None:
 
 @contextlib.contextmanager
 def _fastest_convolutions() -> Generator[None]:
-    """Let cuDNN try its algorithms: all batches of a run have the same shape."""
+    """Let cuDNN choose the fastest algorithms: all batches of a run have the same shape."""
     earlier = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
@@ -105,7 +108,7 @@ def _fastest_convolutions() -> Generator[None]:
 
 
 def _train_or_explain(run: Run, stop: StopRequest) -> signal.Signals | None:
-    """Train, and say of what goes wrong on the way how to go on."""
+    """Train; if something goes wrong, say how to continue."""
     try:
         return _train(run, stop)
     except OutputError as error:
@@ -163,13 +166,13 @@ def _take_step(run: Run, batch: Batch) -> None:
 
 
 def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
-    """Do what is due after a step: record, capture, save, validate; tell whether to stop."""
+    """Do what is due after a step: record, capture, save, validate; return a signal to stop."""
     step, plan = run.step, run.plan
     is_capture = step in plan.captures
     ends_epoch, ends_run = step % plan.steps_per_epoch == 0, step == plan.n_steps
     logs = is_capture or ends_run or step % run.options.log_every == 0
     scores = _is_scored(run)
-    # Reading waits for the device, so that a vote is about steps that are really done.
+    # Reading waits for the device, so that a vote counts only steps that are really done.
     if logs or ends_epoch or scores or run.votes.is_due(step) or _reading_is_free(run):
         _read_losses(run)
     stopped_by, is_overdue = run.votes.vote(step, number=stop.number, is_overdue=run.is_overdue())
@@ -190,7 +193,7 @@ def _after_step(run: Run, stop: StopRequest) -> signal.Signals | None:
         if is_capture:
             save_capture(run)
         if saves:
-            # Before the validation: whatever happens in it, the steps are not lost.
+            # Before the validation, so that the steps are not lost whatever happens in it.
             save(run)
         return stopped_by or _score_if_due(run, stop)
 
@@ -203,7 +206,7 @@ def _is_scored(run: Run) -> bool:
 
 
 def _score_if_due(run: Run, stop: StopRequest) -> signal.Signals | None:
-    """Validate, unless that has been done; return the signal that cut it short."""
+    """Validate, unless already done; return the signal that cut it short."""
     if not _is_scored(run) or run.validated_step == run.step:
         return None
     try:
@@ -232,7 +235,7 @@ def _scores(run: Run, stop: StopRequest) -> list[Record]:
 
 
 def _count_skipped(run: Run) -> int:
-    """Return how many images any rank could not read."""
+    """Return how many different images the ranks could not read."""
     skipped = {("train", path) for path in run.loaders.train.skipped}
     if run.loaders.val is not None:
         skipped |= {("val", path) for path in run.loaders.val.skipped}
@@ -240,7 +243,7 @@ def _count_skipped(run: Run) -> int:
 
 
 def _reading_is_free(run: Run) -> bool:
-    """Tell whether reading a loss waits for nothing."""
+    """Tell whether reading a loss costs no waiting."""
     return run.context.world_size == 1 and run.context.device.type == "cpu"
 
 
@@ -253,7 +256,7 @@ def _read_losses(run: Run) -> None:
 
 
 def _record(run: Run, record: Record) -> None:
-    """Add the moment to a record, write it and tell it; rank 0 alone."""
+    """Add the moment to a record, write it and tell the listener; only on rank 0."""
     if not run.context.is_main:
         return
     record = dataclasses.replace(

@@ -23,16 +23,16 @@ from swa_tools.training.start import Start
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stepper:
-    """Everything that a step needs besides its batch and its learning rate.
+    """Everything that a step needs in addition to its batch and learning rate.
 
     Attributes:
         model: What runs forward: the module itself, compiled or wrapped for data parallelism.
-        optimizer: Over the module's parameters.
-        scaler: Of the loss; does nothing unless the step computes in float16.
+        optimizer: Updates the module's parameters.
+        scaler: Scales the loss; does nothing unless the step computes in float16.
         amp: dtype of mixed precision; None for full precision.
-        options: The run; dropout and stochastic depth are drawn from its seed.
-        rank: Of this process; they are drawn from it, too, and from the step.
-        steps_before: Steps of the runs that this one continues: the numbers are not drawn again.
+        options: The run, whose seed, pieces, label smoothing and clipping count here.
+        rank: With seed and step, it determines the random numbers of dropout and stochastic depth.
+        steps_before: Steps of the runs that this one continues, so that it draws new numbers.
     """
 
     model: nn.Module
@@ -49,15 +49,15 @@ class Stepper:
         """Update the weights from this rank's share of a batch.
 
         Args:
-            images: Normalised, (N, 3, H, W), on the device of the model.
-            targets: Outputs of the model, int64, (N,).
-            step: Its number, from 1: the random numbers of the step depend on it and not on what
+            images: Normalised images, (N, 3, H, W), on the device of the model.
+            targets: The outputs of the model that are right, int64, (N,).
+            step: Number of the step, from 1. The step's random numbers depend on it, not on what
                 came before, so a resumed run draws the same.
             lr: The learning rate of the step.
 
         Returns:
-            The mean loss over the share, a float32 scalar on the device; it has not been waited
-            for.
+            The mean loss over the share, a float32 scalar on the device, which may still be
+            computing it.
         """
         seed = step_seed(self.options.seed, step=self.steps_before + step, rank=self.rank)
         _seed(images.device, seed)
@@ -83,13 +83,13 @@ class Stepper:
             logits = self.model(images)
             if not isinstance(logits, torch.Tensor):
                 raise ModelError(
-                    f"the model gives a {type(logits).__name__} instead of logits while it"
-                    " trains; try --model-kwargs aux_logits=false"
+                    f"the model returns a {type(logits).__name__} instead of logits in training;"
+                    " try --model-kwargs aux_logits=false"
                 )
             return F.cross_entropy(logits, targets, label_smoothing=self.options.label_smoothing)
 
     def _gradients_stay_here(self, *, unless: bool) -> contextlib.AbstractContextManager[None]:
-        """Leave the exchange of gradients between ranks to the last piece."""
+        """Exchange gradients between ranks only in the last piece."""
         if isinstance(self.model, DistributedDataParallel) and not unless:
             return self.model.no_sync()
         return contextlib.nullcontext()
@@ -107,7 +107,7 @@ class Stepper:
 def _seed(device: torch.device, seed: int) -> None:
     """Seed the generators that layers draw from.
 
-    torch.manual_seed does it, too, but formats a stack trace each time.
+    torch.manual_seed does so, too, but formats a stack trace each time.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -128,7 +128,7 @@ class Network:
     Attributes:
         module: The plain network, on the device.
         stepper: What trains it.
-        ema: Its moving average, if one is kept.
+        ema: Its moving average; None if none is kept.
     """
 
     module: nn.Module
@@ -137,28 +137,31 @@ class Network:
 
 
 def check_network(options: FinetuneOptions, context: Distributed) -> None:
-    """Tell early what `build_network` cannot do.
+    """Check early that `build_network` can do what the options ask for.
 
     Raises:
-        TrainingError: There is such a thing.
+        TrainingError: It cannot.
     """
     if options.sync_bn and (context.device.type != "cuda" or context.world_size == 1):
-        raise TrainingError("--sync-bn needs several processes, each with a CUDA GPU")
+        raise TrainingError(
+            "--sync-bn needs several processes, each with a CUDA GPU, found"
+            f" {context.world_size} on {context.device.type}; start with torchrun, or leave it out"
+        )
 
 
 def build_network(
     options: FinetuneOptions, start: Start, *, context: Distributed, steps_before: int
 ) -> Network:
-    """Bring the model to the device, with its optimizer and all state of a resumed run.
+    """Move the model to the device, with its optimizer and all state of a resumed run.
 
     Args:
-        options: The run.
+        options: The options of the run.
         start: Its model, and the state to begin with.
         context: The ranks; all of them must call this.
         steps_before: Steps of the runs that this one continues.
 
     Raises:
-        TrainingError: Memory is short.
+        TrainingError: There is too little memory.
     """
     module = together(context, lambda: _on_device(options, start.built.module, context))
     with enough_memory(context.device):
@@ -184,7 +187,7 @@ def build_network(
 
 def _on_device(options: FinetuneOptions, module: nn.Module, context: Distributed) -> nn.Module:
     if options.sync_bn:
-        # torch's own does not know timm's layers.
+        # torch's own function does not know timm's layers.
         module = timm.layers.convert_sync_batchnorm(module)  # type: ignore[attr-defined, no-untyped-call]
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     with enough_memory(context.device):
@@ -193,7 +196,7 @@ def _on_device(options: FinetuneOptions, module: nn.Module, context: Distributed
 
 
 def _wrapped(module: nn.Module, options: FinetuneOptions, context: Distributed) -> nn.Module:
-    """Return what runs forward; gives the weights of rank 0 to all."""
+    """Return the model that runs forward; all ranks get the weights of rank 0."""
     model: Any = torch.compile(module) if options.compile else module
     if context.world_size > 1:
         model = DistributedDataParallel(
@@ -201,7 +204,7 @@ def _wrapped(module: nn.Module, options: FinetuneOptions, context: Distributed) 
             device_ids=[context.device] if context.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
         )
-    return model  # type: ignore[no-any-return]  # torch.compile gives a module for a module.
+    return model  # type: ignore[no-any-return]  # torch.compile returns a module for a module.
 
 
 def _scaler(options: FinetuneOptions, context: Distributed) -> torch.amp.GradScaler:

@@ -1,4 +1,4 @@
-"""The optimizer: SGD as in the paper, or AdamW; and its learning rate in a loop of your own."""
+"""The optimizer, SGD as in the paper or AdamW, and its learning rate in a loop of your own."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,21 +13,23 @@ from swa_tools.training.schedules import Schedule
 
 
 def check_optimizer(options: OptimizerOptions) -> None:
-    """Tell early what `build_optimizer` cannot do.
+    """Check early that `build_optimizer` can do what the options ask for.
 
     Raises:
-        TrainingError: Options that do not go together.
+        TrainingError: Some options do not go together.
     """
     if options.nesterov and options.optimizer != "sgd":
-        raise TrainingError(f"--nesterov does not apply to --optimizer {options.optimizer}")
+        raise TrainingError(
+            f"--nesterov does not apply to --optimizer {options.optimizer}; leave it out"
+        )
     if options.nesterov and options.momentum == 0:
-        raise TrainingError("--nesterov needs a --momentum above 0")
+        raise TrainingError("--nesterov needs a --momentum above 0, found 0; try 0.9")
 
 
 def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Return the optimizer of a module's trainable parameters, fused where torch can.
+    """Return the optimizer of a module's trainable parameters, fused if torch supports it.
 
-    Its learning rate is 0 until the first step sets one.
+    Its learning rate is 0 until the first step sets it.
     """
     groups = _parameter_groups(module, options)
     fused = all(_can_be_fused(parameter) for group in groups for parameter in group["params"])
@@ -48,10 +50,10 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim
 def load_optimizer(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
     """Load an optimizer's buffers; each takes the memory layout of its parameter.
 
-    Hyperparameters stay: they are the run's own, whatever those of the state were.
+    The hyperparameters stay the run's own, whatever those in the state were.
 
     Raises:
-        ValueError: It belongs to other parameters.
+        ValueError: The state belongs to other parameters.
     """
     own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state_dict)
@@ -87,14 +89,15 @@ def _can_be_fused(parameter: nn.Parameter) -> bool:
 class ScheduleLR(LRScheduler):
     """Set the learning rate of every parameter group from a `Schedule`.
 
-    Call `step()` once after each optimizer step, as with torch's own schedulers that count
-    batches. The rate is set, not multiplied: the one given to the optimizer does not count. A
-    group with its own `lr_scale` gets that multiple.
+    Call `step()` once after each optimizer step, as with torch's own schedulers that count batches.
+    The rate is set, not multiplied: the one given to the optimizer does not matter. A group with
+    its own `lr_scale` gets the rate times that.
 
     Args:
         optimizer: Its groups are changed in place.
         schedule: From `swa_tools.training.schedules`.
-        last_epoch: Optimizer steps already done (torch's name for it) less one; -1 to begin.
+        last_epoch: Number of optimizer steps already done, minus one; -1 to begin. The name is
+            torch's.
     """
 
     def __init__(
@@ -104,11 +107,11 @@ class ScheduleLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Any]:
-        """Return the rate of the coming optimizer step, per group."""
+        """Return the rate of the next optimizer step, per group."""
         lr = self.schedule.lr(self.last_epoch + 1)
         return [lr * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position, without the schedule: that is given again when it is built."""
+        """Return the position without the schedule, which the constructor is given again."""
         state: dict[str, Any] = super().state_dict()
         return {key: value for key, value in state.items() if key != "schedule"}

@@ -1,4 +1,4 @@
-"""Everything that a person can say about a fine-tuning run, each option declared once."""
+"""Everything that a user can say about a fine-tuning run, each option declared once."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ from swa_tools.training.schedule_options import ScheduleOptions
 
 
 def parse_kept(text: str) -> int | None:
-    """Read how many captures stay: `all` (None), `none` (0) or a number.
+    """Read how many captures to keep: `all` (None), `none` (0) or a number.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The text is none of these.
     """
     words = {"all": None, "none": 0}
     if text in words:
@@ -44,23 +44,25 @@ _GOING_ON: dict[str, Any] = {"section": "Stopping and going on"}
 class OptimizerOptions:
     """The update. The momentum buffer of SGD is not reset when the learning rate jumps."""
 
-    optimizer: Literal["sgd", "adamw"] = option("sgd", help="The paper's is sgd.", **_UPDATE)
+    optimizer: Literal["sgd", "adamw"] = option(
+        "sgd", help="Optimizer; the paper uses sgd.", **_UPDATE
+    )
     momentum: float = option(
         0.9,
-        help="As the SWAG authors' ImageNet script; the paper does not say.",
+        help="Momentum, as in the SWAG authors' ImageNet script; the paper does not say.",
         bounds=SHARE,
         **_UPDATE,
     )
-    nesterov: bool = option(False, help="Nesterov momentum.", **_UPDATE)
+    nesterov: bool = option(False, help="Use Nesterov momentum.", **_UPDATE)
     weight_decay: float = option(
         1e-4,
-        help="As the SWAG authors' ImageNet script; the paper does not say.",
+        help="Weight decay, as in the SWAG authors' ImageNet script; the paper does not say.",
         bounds=NOT_NEGATIVE,
         **_UPDATE,
     )
-    no_decay_norm_bias: bool = option(False, help="No weight decay on norms and biases.", **_UPDATE)
+    no_decay_norm_bias: bool = option(False, help="Do not decay norm layers and biases.", **_UPDATE)
     clip_grad: float | None = option(
-        None, help="Largest norm of the gradients.", bounds=POSITIVE, **_UPDATE
+        None, help="Clip the gradients to this global norm.", bounds=POSITIVE, **_UPDATE
     )
 
 
@@ -105,7 +107,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     synthetic_data: int | None = option(
         None,
-        help="N random images, to measure speed.",
+        help="Train on N random images, to measure speed.",
         section="Images",
         metavar="N",
         bounds=COUNT,
@@ -113,14 +115,15 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     min_crop_area: float = option(
         0.08,
-        help="Smallest random crop, as a part of the image; more for small or centred objects.",
+        help="Area of the smallest random crop, as a share of the image; raise it for small or"
+        " centred objects.",
         section="Images",
         bounds=Bounds(min=0, max=1, min_open=True),
         affects="numbers",
     )
     epochs: float = option(
         10,
-        help="Length of the run; the paper's for ImageNet.",
+        help="Length of the run; 10 is the paper's for ImageNet.",
         section="Learning rate",
         bounds=POSITIVE,
         affects="numbers",
@@ -132,7 +135,8 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     accumulate: int = option(
         1,
-        help="Compute each batch in so many pieces, where memory is short.",
+        help="Compute each batch in N pieces, to save memory.",
+        metavar="N",
         section="Optimizer",
         bounds=COUNT,
         affects="bits",
@@ -151,7 +155,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     swa_every: int | None = option(
         None,
-        help="Score it every N captures.",
+        help="Score the --swa-online average every N captures.",
         section="Averages",
         metavar="N",
         shown_default="at the end",
@@ -159,7 +163,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     keep_checkpoints: int | None = option(
         None,
-        help="How many captures stay, the newest.",
+        help="Captures to keep: all, the newest N, or none.",
         section="Averages",
         metavar="all|N|none",
         shown_default="all",
@@ -174,7 +178,10 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     compile: bool = option(False, help="Use torch.compile.", section="Speed", affects="bits")
     sync_bn: bool = option(
-        False, help="BatchNorm over all GPUs of the batch.", section="Speed", affects="bits"
+        False,
+        help="Compute BatchNorm over the whole batch, across GPUs.",
+        section="Speed",
+        affects="bits",
     )
     resume: bool = False
     resume_if_exists: bool = option(
@@ -192,25 +199,28 @@ class FinetuneOptions(PassOptions, ImageSource):
         help="Run directory to write.", short="-o", metavar="RUN", is_recorded=False
     )
     validate_every: str = option(
-        "cycle", help="cycle, never, or besides: 500steps, 0.25epochs.", metavar="INTERVAL"
+        "cycle",
+        help="When to validate: cycle, never, or an interval in addition to cycle (500steps,"
+        " 0.25epochs).",
+        metavar="INTERVAL",
     )
     log_every: int = option(
         10, help="Steps between two records of the training loss.", bounds=COUNT
     )
     seed: int = option(0, help="Random seed.", bounds=NOT_NEGATIVE, affects="numbers")
-    force: bool = option(False, help="Replace outputs that exist.", is_recorded=False)
+    force: bool = option(False, help="Replace existing outputs.", is_recorded=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
     """What the command does around a run: how it is begun and watched, and what follows.
 
-    None of it changes a number.
+    None of these options changes a number.
     """
 
     then_average: bool = option(
         False,
-        help="Go on to average, recompute BatchNorm and evaluate (RUN/swa.safetensors).",
+        help="Afterwards average, recompute BatchNorm and evaluate (RUN/swa.safetensors).",
         section="Averages",
     )
     resume: Path | None = option(
@@ -227,23 +237,23 @@ class JobOptions:
         is_recorded=False,
         **_GOING_ON,
     )
-    tensorboard: bool = option(False, help="Write scalars to RUN/tensorboard/, too.")
+    tensorboard: bool = option(False, help="Also write scalars to RUN/tensorboard/.")
     plot_schedule: Path | None = option(
         None, help="Draw the learning rate (PNG, SVG, PDF).", metavar="FILE", is_recorded=False
     )
     only_plan: bool = option(
-        False, help="Say what would be done, and stop.", flag="--plan", is_recorded=False
+        False, help="Only say what would be done.", flag="--plan", is_recorded=False
     )
     as_json: bool = option(
         False,
-        help="Print one JSON document on stdout, nothing else.",
+        help="Print one JSON document on stdout and nothing else.",
         flag="--json",
         is_recorded=False,
     )
 
 
 def recorded(options: FinetuneOptions | JobOptions) -> dict[str, Any]:
-    """Return what `run.json` keeps of options: those of the run, paths absolute."""
+    """Return the options that `run.json` keeps: those of the run, with absolute paths."""
     values = values_of(options)
     return {
         one.name: _to_json(values[one.name]) for one in declared(options) if one.option.is_recorded
@@ -251,7 +261,7 @@ def recorded(options: FinetuneOptions | JobOptions) -> dict[str, Any]:
 
 
 def compared(options: type[FinetuneOptions] | FinetuneOptions) -> Iterator[Declared]:
-    """Return the options that a resumed run must have in common with the run before."""
+    """Return the options in which a resumed run must agree with the run before."""
     return (
         one
         for one in declared(options)

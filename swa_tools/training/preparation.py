@@ -1,4 +1,4 @@
-"""From the options of a run to its first step, or to the step where it is resumed."""
+"""From the options of a run to its first step, or to the step from which it is resumed."""
 
 import dataclasses
 from typing import Any
@@ -25,11 +25,11 @@ from swa_tools.training.start import Start, is_resumed, open_start
 def open_run(
     options: FinetuneOptions, *, context: Distributed, listener: RunListener, caller: Caller
 ) -> Run:
-    """Set a run up; rank 0 makes its directory.
+    """Set up a run; rank 0 creates its directory.
 
     Raises:
-        SwaToolsError: It cannot start or be resumed. An earlier run in the same place is then
-            still as it was.
+        SwaToolsError: The run cannot start or be resumed. An earlier run in the same place is then
+            left as it was.
     """
     directory = RunDirectory(options.output)
     resuming = context.broadcast(
@@ -59,10 +59,10 @@ def open_run(
 def preview(
     options: FinetuneOptions, *, context: Distributed, caller: Caller
 ) -> tuple[RunPlan, RunSizes]:
-    """Plan a run without starting it: nothing is downloaded, nothing written.
+    """Plan a run without starting it: nothing is downloaded or written.
 
     Returns:
-        The plan, and what the run will take of the disk.
+        The plan, and how much disk space the run will take.
 
     Raises:
         SwaToolsError: The run could not start.
@@ -78,13 +78,13 @@ def preview(
 def _prepare(
     options: FinetuneOptions, start: Start, *, context: Distributed, caller: Caller
 ) -> tuple[FinetuneOptions, RunPlan, Loaders]:
-    """Plan a run, open its loaders, and check everything that a rank can check by itself.
+    """Plan a run, open its loaders, and check everything that a rank can check on its own.
 
     Returns:
-        The options with the start of an annealing as it is found, the plan and the loaders.
+        The options, with the start of an annealing filled in; the plan; and the loaders.
 
     Raises:
-        SwaToolsError: The run makes no sense, or is not the one that is resumed.
+        SwaToolsError: The run makes no sense, or is not the run to resume.
     """
     check_network(options, context)
     check_optimizer(options.optimizer)
@@ -109,43 +109,43 @@ def _check_resumed(
     check_settings(point.settings, expected=settings, run=options.output)
     if point.step > plan.n_steps:
         raise TrainingError(
-            f"{options.output}: --epochs {options.epochs:g} ends the run before the"
-            f" {plan.epoch(point.step):g} epochs ({point.step} steps) that it has done; resume it"
-            " with as many or more"
+            f"{options.output}: --epochs {options.epochs:g} is less than the"
+            f" {plan.epoch(point.step):g} epochs ({point.step} steps) that the run has already"
+            " done; resume it with at least as many"
         )
 
 
 def _check_averages(options: FinetuneOptions, plan: RunPlan, caller: Caller) -> None:
-    """Refuse to average captures where there will be none, or no images for BatchNorm."""
+    """Refuse to average if there will be no captures, or no images for BatchNorm."""
     if options.keep_checkpoints == 0 and not options.swa_online:
         raise TrainingError(
-            "--keep-checkpoints none: nothing would be left of the run; give --swa-online, too"
+            "--keep-checkpoints none: nothing of the run would be left; give --swa-online, too"
         )
     if not (options.swa_online or caller.needs_captures):
         return
     flag = "--swa-online" if options.swa_online else "--then-average"
     if not plan.captures:
         raise TrainingError(
-            f"{flag}: the run of {plan.n_steps} steps completes no cycle, so there is nothing to"
+            f"{flag}: a run of {plan.n_steps} steps completes no cycle, so there is nothing to"
             " average; give more --epochs or shorter cycles (--cycle-epochs)"
         )
     if options.synthetic_data is not None:
-        raise TrainingError(f"{flag} needs images for BatchNorm; leave --synthetic-data out")
+        raise TrainingError(f"{flag} needs images for BatchNorm; leave out --synthetic-data")
 
 
 def _with_start_epoch(
     options: FinetuneOptions, start: Start, steps_per_epoch: int
 ) -> FinetuneOptions:
-    """Let an annealing go on where the run before (`--from`) has stopped it."""
+    """Let an annealing continue where the run before (`--from`) stopped it."""
     schedule, before = options.schedule, start.point or start.earlier
     if options.from_run is None or before is None or schedule.start_epoch is not None:
         return options
     started = before.settings.get("schedule start_steps")
     if started is None or schedule.schedule not in ("anneal", "cosine", "multistep"):
         return options
-    # A resumed run says itself where it began, the run before it where it stopped.
+    # A resumed run itself says where it began; the run before it says where it stopped.
     done = started if start.point is not None else started + before.step
-    # In whole steps, so that both give the same.
+    # In whole steps, so that both give the same epoch.
     n_steps = steps_of(done / before.settings["steps per epoch"], steps_per_epoch)
     schedule = dataclasses.replace(schedule, start_epoch=n_steps / steps_per_epoch)
     return dataclasses.replace(options, schedule=schedule)
@@ -156,7 +156,7 @@ def run_settings(
 ) -> dict[str, Any]:
     """Return what the numbers of a run depend on, by names for the user.
 
-    Its length is not among them: a run may be resumed to go on for longer.
+    This leaves out its length: a run may be resumed and made longer.
     """
     values = recorded(options)
     settings = {one.title: values[one.name] for one in compared(options)}
@@ -178,7 +178,7 @@ def _online(options: FinetuneOptions, point: ResumePoint | None) -> OnlineAverag
 
 
 def _write_beginning(run: Run, caller: Caller) -> None:
-    """Make the run directory, or cut a resumed one back to its resume point; runs on rank 0."""
+    """Create the run directory, or cut a resumed run back to its resume point; runs on rank 0."""
     directory, start = run.directory, run.start
     command, earlier = caller.command, None
     if start.point is None:
@@ -187,7 +187,7 @@ def _write_beginning(run: Run, caller: Caller) -> None:
             earlier = describe_earlier(RunDirectory(run.options.from_run), start.earlier)
     else:
         directory.truncate_metrics(start.point.metrics_bytes)
-        # What began it, not what went on with it.
+        # The command that began the run, not the one that resumes it.
         before = directory.readable_description()
         command, earlier = before.get("command", command), before.get("earlier")
     directory.describe(

@@ -1,4 +1,4 @@
-"""What is measured as a run proceeds, and what it tells whoever watches it."""
+"""What is measured as a run proceeds, and what it tells its listener."""
 
 import dataclasses
 import math
@@ -23,13 +23,14 @@ class Progress:
 
     Attributes:
         step: Optimizer steps completed.
-        n_steps: Optimizer steps of the run.
+        n_steps: Optimizer steps in the run.
         epoch: Passes over the training images completed.
         cycle: Number of the cycle; None without cycles.
         lr: Learning rate of the step.
         loss: The newest loss that was read from the device; None before the first.
-        images_per_second: Over all ranks, since the last pause for a checkpoint or a validation.
-        seconds_left: For the remaining steps at this rate, without pauses.
+        images_per_second: Rate of training over all ranks, since the last pause for a checkpoint or
+            a validation.
+        seconds_left: Time for the remaining steps at this rate, without pauses.
     """
 
     step: int
@@ -49,13 +50,13 @@ class FinetuneResult:
     Attributes:
         run: The run directory.
         step, n_steps: Optimizer steps done and planned.
-        captures: The checkpoints taken, also before the run was resumed.
+        captures: The captures that still exist, including those from before the run was resumed.
         average: The average of all captures, if the run has kept one and scored it.
-        resumed_step: The step that this process resumed at; None if it began the run.
+        resumed_step: The step from which this process resumed; None if it began the run.
         stopped_by: The signal that stopped the run; None if it is complete.
-        images_per_second: Of training, pauses left out.
-        seconds_saving: Spent on resume points.
-        n_skipped: Images that could not be read and were left out.
+        images_per_second: Rate of training, without pauses.
+        seconds_saving: Time spent on resume points.
+        n_skipped: Number of images that could not be read and were left out.
     """
 
     run: Path
@@ -89,8 +90,8 @@ class Stopwatch:
     """Measures how fast a run trains, and how long it waits for its data.
 
     Attributes:
-        total_images, total_seconds: Over the run, pauses left out.
-        saving_seconds: Of the pauses, those for resume points.
+        total_images, total_seconds: Images and seconds of the run, without pauses.
+        saving_seconds: Seconds of the pauses for resume points.
     """
 
     def __init__(self) -> None:
@@ -120,7 +121,7 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of the block out, and begin a new rate after it."""
+        """Do not count the time of the block, and begin a new rate after it."""
         start = time.monotonic()
         self.total_images += self._images
         self.total_seconds += start - self._start
@@ -133,13 +134,13 @@ class Stopwatch:
     ) -> str | None:
         """Return a line for the user if training was slowed down since the last call; else None.
 
-        By data that come too slowly, or by memory that is short, so that pages which were put out
-        to the disk are read back again.
+        Data that come too slowly are one reason. The other is too little memory: pages that were
+        swapped out to disk are read back again.
 
         Args:
-            least_seconds: Of a shorter time nothing is said; it counts for the next call.
-            least_share: Of the time spent waiting for data nothing less is mentioned.
-            most_faults: Pages a second that may come from the disk.
+            least_seconds: A shorter time says nothing; it is counted in the next call.
+            least_share: A smaller share of the time spent waiting for data is not mentioned.
+            most_faults: Number of pages that may be read from disk per second.
         """
         spent = self._spent()
         seconds, waited, faults = (
@@ -150,15 +151,18 @@ class Stopwatch:
         self._told = spent
         if faults > most_faults * seconds:
             return (
-                f"memory is short: {faults / seconds:,.0f} pages a second are read back from the"
+                f"memory is short: {faults / seconds:,.0f} pages per second are read back from"
                 " disk; try a smaller --batch-size or fewer --workers"
             )
         if waited < least_share * seconds:
             return None
-        return f"{100 * waited / seconds:.0f} % of the time waiting for data; try --workers"
+        return (
+            f"{100 * waited / seconds:.0f} % of the time was spent waiting for data; try more"
+            " --workers"
+        )
 
     def _spent(self) -> tuple[float, float, int]:
-        """Return the seconds of training, those of waiting, and the pages that came from disk."""
+        """Return the seconds of training, those of waiting, and the pages read from disk."""
         seconds = self.total_seconds + time.monotonic() - self._start
         return seconds, self._waited, resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
@@ -169,7 +173,7 @@ class LossLog:
     Reading a loss waits for the device, so losses are kept there until `collect`.
 
     Attributes:
-        window: The losses since the last `step` record, means over all ranks.
+        window: The losses since the last `step` record, each the mean over all ranks.
         epoch_loss: Sum of the losses of the epoch so far.
         last: The newest loss; None before the first.
     """
@@ -188,7 +192,7 @@ class LossLog:
         """Wait for the noted losses and average them over the ranks; all ranks must call this.
 
         Returns:
-            How many steps ago the first loss was that is NaN or Inf; None if all are finite.
+            How many steps ago the first loss that is NaN or Inf came; None if all are finite.
         """
         if not self._pending:
             return None

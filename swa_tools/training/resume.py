@@ -1,4 +1,4 @@
-"""The point of a run to go on from: one file, replaced as a whole."""
+"""The point to resume a run from: one file, replaced as a whole."""
 
 import dataclasses
 import pickle
@@ -22,21 +22,21 @@ SCHEMA = 1
 class ResumePoint:
     """Everything that the rest of a run depends on.
 
-    The position in the epoch follows from the step, and the random numbers of every rank from the
-    seed, the step and the rank, so neither has a state of its own.
+    The position in the epoch follows from the step, and the random numbers of every rank follow
+    from the seed, the step and the rank, so neither has its own state.
 
     Attributes:
         step: Optimizer steps completed.
         settings: What the run was started with, as far as its numbers depend on it.
-        environment: Where it ran; another one changes the last bits of the numbers.
-        model, optimizer, scaler: Their state_dicts.
+        environment: Where it ran; another environment changes the last bits of the numbers.
+        model, optimizer, scaler: The state_dict of each.
         ema: The moving average's state_dict, if the run keeps one.
         online: The state of the running average of captures, if the run keeps one.
         validated_step: The last step whose validation is in the metrics; None before the first.
-        metrics_bytes: Length of `metrics.jsonl`; what is behind it belongs to a lost future.
+        metrics_bytes: Length of `metrics.jsonl`; anything after it comes from steps that were lost.
         window_losses: Losses since the last `step` record, over all ranks.
         epoch_loss: Sum of the losses of the epoch's steps so far.
-        n_steps: Optimizer steps planned; None from a version that did not note it.
+        n_steps: Optimizer steps planned; None from a version that did not save it.
     """
 
     step: int
@@ -55,15 +55,15 @@ class ResumePoint:
 
 
 def save_resume_point(path: Path, point: ResumePoint) -> float:
-    """Write a resume point, replacing the one before once it is whole.
+    """Write a resume point; it replaces the previous one once it is whole.
 
     Tensors are stored on the CPU and contiguous.
 
     Returns:
-        The seconds that it took.
+        The time that it took, in seconds.
 
     Raises:
-        OutputError: It cannot be written; the one before is still there.
+        OutputError: It cannot be written; the previous one is still there.
     """
     start = time.monotonic()
     fields = {field.name: getattr(point, field.name) for field in dataclasses.fields(point)}
@@ -74,10 +74,10 @@ def save_resume_point(path: Path, point: ResumePoint) -> float:
 
 
 def load_resume_point(path: Path) -> ResumePoint:
-    """Read a resume point, onto the CPU.
+    """Read a resume point onto the CPU.
 
     Raises:
-        TrainingError: It is missing, damaged, or of a newer version.
+        TrainingError: It is missing, damaged, or from a version with another schema.
     """
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
@@ -86,14 +86,14 @@ def load_resume_point(path: Path) -> ResumePoint:
             return ResumePoint(**document)
     except FileNotFoundError as error:
         raise TrainingError(
-            f"{path}: there is no point to resume from; is {path.parent} a run directory?"
+            f"{path}: there is no point to resume from; check that {path.parent} is a run directory"
         ) from error
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise _broken(path, error) from error
     except pickle.UnpicklingError as error:
         raise _broken(path, error) from error
     raise TrainingError(
-        f"{path}: it has schema {schema}, this version reads {SCHEMA}; use the version of"
+        f"{path}: has schema {schema}, but this version reads {SCHEMA}; use the version of"
         " swa-tools that wrote it"
     )
 
@@ -101,28 +101,28 @@ def load_resume_point(path: Path) -> ResumePoint:
 def check_settings(found: Mapping[str, Any], *, expected: Mapping[str, Any], run: Path) -> None:
     """Compare what a run was started with and what it is to be resumed with.
 
-    An option that an older version did not note has its default.
+    An option that an older version did not save counts as its default.
 
     Raises:
-        TrainingError: They differ; every difference is named.
+        TrainingError: They differ; the message names every difference.
     """
     defaults = {one.title: one.default for one in compared(FinetuneOptions)}
     was = {name: defaults.get(name) if value is None else value for name, value in found.items()}
     was = {name: defaults[name] for name in expected.keys() & defaults.keys()} | was
     differences = [
-        f"{name} was {_show(was.get(name))}, is {_show(expected.get(name))} now"
+        f"{name} was {_show(was.get(name))}, is now {_show(expected.get(name))}"
         for name in sorted(was.keys() | expected.keys())
         if was.get(name) != expected.get(name)
     ]
     if differences:
         raise TrainingError(
-            f"{run}: cannot resume it as another run: {'; '.join(differences)}; resume with its"
-            " own options (--resume alone takes them), or start another with -o"
+            f"{run}: cannot be resumed with other options: {'; '.join(differences)}; resume with"
+            " its own options (--resume alone takes them), or start another run with -o"
         )
 
 
 def environment(context: Distributed, options: FinetuneOptions) -> dict[str, Any]:
-    """Return what a run must have in common with another to give the same bytes, on a CPU."""
+    """Return what two runs must have in common to give the same bytes on a CPU."""
     amp = amp_dtype(options.amp, context.device)
     values = values_of(options)
     asked = {
@@ -142,9 +142,9 @@ def environment(context: Distributed, options: FinetuneOptions) -> dict[str, Any
 
 
 def describe_changes(found: Mapping[str, Any], *, now: Mapping[str, Any]) -> str | None:
-    """Return a line on what differs between two environments; None if nothing does.
+    """Return a line about what differs between two environments; None if nothing does.
 
-    What an older version has not noted is not compared.
+    What an older version did not save is not compared.
     """
     changes = [
         f"{name} {value}, was {found[name]}"
@@ -153,7 +153,9 @@ def describe_changes(found: Mapping[str, Any], *, now: Mapping[str, Any]) -> str
     ]
     if not changes:
         return None
-    return f"not bit for bit what it would have been: {'; '.join(changes)}"
+    return (
+        f"the last bits of the numbers may differ from an uninterrupted run: {'; '.join(changes)}"
+    )
 
 
 def _show(value: Any) -> str:
@@ -176,7 +178,7 @@ def _on_cpu(value: Any) -> Any:
 
 
 class _Recorder:
-    """A file for torch.save that keeps the OSError which torch turns into a RuntimeError."""
+    """A file for torch.save that keeps the OSError that torch turns into a RuntimeError."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

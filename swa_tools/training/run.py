@@ -1,4 +1,4 @@
-"""A run that is under way: everything that its loop works with."""
+"""A run in progress: everything that its loop works with."""
 
 import dataclasses
 import time
@@ -22,11 +22,11 @@ from swa_tools.training.start import Start, training_view_of
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Run:
-    """A run under way. The loop changes the last five attributes, and no others.
+    """A run in progress. The loop sets only the last five attributes.
 
     Attributes:
         options: What the user asked for.
-        plan: What follows from it.
+        plan: What follows from the options.
         settings: What a resumed run must have in common with this one.
         context: The ranks.
         directory: Where rank 0 writes.
@@ -34,14 +34,14 @@ class Run:
         start: Where the run began.
         loaders: Where its batches come from.
         network: What is trained, and what trains it.
-        online: The average of its captures, if one is kept in the run.
-        losses, watch: What is measured on the way.
-        votes: How the ranks tell each other what one of them knows.
+        online: The average of its captures, if the run keeps one.
+        losses, watch: What is measured during the run.
+        votes: How the ranks share what one of them knows.
         step: Optimizer steps completed.
         validated_step: The last step that was validated; None before the first.
         saved: (step, validated_step) of the newest resume point; None before the first.
-        saved_at: When that was written, on the monotonic clock.
-        n_skipped: Images that could not be read, on all ranks; known at the end.
+        saved_at: When that was written, on the monotonic clock, in seconds.
+        n_skipped: Number of images that could not be read, on all ranks; known at the end.
     """
 
     options: FinetuneOptions
@@ -64,7 +64,7 @@ class Run:
     n_skipped: int = 0
 
     def __post_init__(self) -> None:
-        """Go on from the point that the run is resumed at, if it is."""
+        """Continue from the point to resume from, if there is one."""
         point = self.start.point
         if point is None:
             self.losses = LossLog(window=[], epoch_loss=0.0)
@@ -76,17 +76,17 @@ class Run:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the step done last."""
+        """Learning rate of the last completed step."""
         return self.plan.schedule.lr(max(1, self.step))
 
     @property
     def bn(self) -> BnInfo:
-        """State of the running statistics of weights that are trained here."""
+        """State of the running statistics of the trained weights."""
         return BnInfo(state="trained" if has_batchnorm(self.network.module) else "none")
 
     @property
     def data(self) -> DataInfo:
-        """The training images, and how many BatchNorm normalises together."""
+        """The training images, and how many of them BatchNorm normalises together."""
         ranks = self.context.world_size if self.options.sync_bn else 1
         return DataInfo(
             n_samples=self.plan.n_images,
@@ -96,7 +96,7 @@ class Run:
         )
 
     def is_overdue(self) -> bool:
-        """Tell whether the newest resume point is older than the user wants."""
+        """Tell whether the newest resume point is older than the user allows."""
         minutes = self.plan.resume_every.minutes
         return minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
 
@@ -147,6 +147,6 @@ class Run:
         )
 
     def way_on(self) -> str:
-        """Return what to tell the user of a run that has stopped."""
+        """Return how the user can continue a run that has stopped."""
         step = 0 if self.saved is None else self.saved[0]
-        return f"--resume {self.directory.path} goes on from step {step}"
+        return f"--resume {self.directory.path} continues from step {step}"

@@ -16,29 +16,29 @@ from swa_tools.training.schedules import Schedule
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """How often something happens: every so many steps, or minutes; both None for never."""
+    """How often something happens: after a number of steps or minutes; both None for never."""
 
     steps: int | None = None
     minutes: float | None = None
 
     def includes(self, step: int) -> bool:
-        """Tell whether it happens after a step, counted from 1."""
+        """Tell whether it happens after this step, counted from 1."""
         return self.steps is not None and step % self.steps == 0
 
 
 def parse_interval(text: str, *, flag: str, steps_per_epoch: int, minutes: bool) -> Interval:
     """Read `500`, `500steps`, `0.25epochs`, `10min`, `cycle` or `never`.
 
-    What happens at the end of cycles does so anyway, so `cycle` adds nothing to it.
+    `cycle` gives no interval: the end of every cycle counts in any case.
 
     Args:
         text: What the user wrote.
         flag: The option that it was written for, for the error.
-        steps_per_epoch: To count epochs in steps.
+        steps_per_epoch: Converts epochs to steps.
         minutes: Whether minutes are allowed.
 
     Raises:
-        TrainingError: It is none of these, or not above 0.
+        TrainingError: The text is none of these, or not above 0.
     """
     if text in ("cycle", "never"):
         return Interval()
@@ -53,7 +53,7 @@ def parse_interval(text: str, *, flag: str, steps_per_epoch: int, minutes: bool)
     is_whole = unit == "min" or value == math.floor(value)
     if value <= 0 or not is_whole or (unit == "min" and not minutes):
         examples = "500steps, 0.25epochs" + (", 10min" if minutes else "") + ", cycle or never"
-        raise TrainingError(f"{flag} {text}: expected a number of at least one step: {examples}")
+        raise TrainingError(f"{flag} {text}: expected an interval of at least one step: {examples}")
     return Interval(minutes=value) if unit == "min" else Interval(steps=int(value))
 
 
@@ -63,13 +63,13 @@ class RunPlan:
 
     Attributes:
         schedule: The learning rate of every step.
-        n_images: Training images.
-        batch_size: Images of an optimizer step.
-        world_size: Ranks that share a batch.
-        accumulate: Pieces that a rank computes its share in.
-        steps_per_epoch: Optimizer steps of an epoch; a last incomplete batch is left out.
-        n_steps: Optimizer steps of the run.
-        validate_every, resume_every: Besides at captures.
+        n_images: Number of training images.
+        batch_size: Number of images in an optimizer step.
+        world_size: Number of ranks that share a batch.
+        accumulate: Number of pieces that a rank computes its share in.
+        steps_per_epoch: Optimizer steps in an epoch; a last incomplete batch is left out.
+        n_steps: Optimizer steps in the run.
+        validate_every, resume_every: How often to do so in addition to captures.
     """
 
     schedule: Schedule
@@ -89,12 +89,12 @@ class RunPlan:
 
     @property
     def piece_size(self) -> int:
-        """Images that a rank computes at once, at most."""
+        """The most images that a rank computes at once."""
         return -(-self.batch_size // (self.world_size * self.accumulate))
 
     @property
     def incomplete_cycle(self) -> str | None:
-        """One line on a last cycle that the run does not complete; None if it does."""
+        """One line about a last cycle that the run does not complete; None if it does."""
         missing = self.schedule.incomplete_steps(self.n_steps)
         if not missing:
             return None
@@ -142,7 +142,7 @@ def plan_run(
     """Plan a run over so many training images.
 
     Raises:
-        TrainingError: It has no step, or the schedule makes no sense.
+        TrainingError: The run has no step, or the schedule makes no sense.
     """
     epochs, accumulate = options.epochs, options.accumulate
     batch_size = min(options.batch_size, n_images)
@@ -151,12 +151,14 @@ def plan_run(
     n_steps = steps_of(epochs, steps_per_epoch)
     if n_steps < 1:
         raise TrainingError(
-            f"--epochs {epochs:g}: not one step; an epoch has {steps_per_epoch} steps here"
+            f"--epochs {epochs:g}: less than one step, an epoch has {steps_per_epoch} steps here;"
+            " give more epochs"
         )
     if accumulate < 1 or accumulate * world_size > batch_size:
         raise TrainingError(
-            f"--accumulate {accumulate}: a batch of {batch_size} images on {world_size} ranks"
-            " cannot be computed in so many pieces"
+            f"--accumulate {accumulate}: expected from 1 to"
+            f" {batch_size // world_size} pieces for a batch of {batch_size} images on"
+            f" {world_size} ranks"
         )
     interval = functools.partial(parse_interval, steps_per_epoch=steps_per_epoch)
     return RunPlan(
@@ -174,18 +176,18 @@ def plan_run(
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunSizes:
-    """The bytes of a run's files, but for its records, which are small.
+    """The sizes of a run's files in bytes, except its records, which are small.
 
     Attributes:
         checkpoint_bytes: One checkpoint.
-        n_kept: How many captures lie there at the end of the run; of `--keep-checkpoints none`
-            the newest, until it is over.
+        n_kept: The most captures that are kept; with `--keep-checkpoints none` the newest stays
+            until the run is over.
         captures_bytes: The captures that are kept.
-        ema_bytes: Those of the moving average beside them.
+        ema_bytes: The moving averages saved with them.
         start_bytes: The starting weights.
         average_bytes: The average of the captures.
-        resume_bytes: The point to resume from: weights, optimizer, moving and running averages.
-            It lies there twice while it is replaced.
+        resume_bytes: The point to resume from: weights, optimizer, moving and running averages. It
+            is on the disk twice while it is being replaced.
     """
 
     checkpoint_bytes: int
@@ -198,7 +200,7 @@ class RunSizes:
 
     @property
     def total_bytes(self) -> int:
-        """All of them together, at most."""
+        """The most that all files take together."""
         kept = self.captures_bytes + self.ema_bytes + self.start_bytes + self.average_bytes
         return kept + 2 * self.resume_bytes
 
@@ -210,12 +212,12 @@ class RunSizes:
 def measure_run(
     module: nn.Module, options: FinetuneOptions, plan: RunPlan, *, has_average: bool
 ) -> RunSizes:
-    """Return what a run will take of the disk.
+    """Return how much disk space a run will take.
 
     Args:
-        module: Its network.
-        options: The run.
-        plan: What follows from them.
+        module: The run's network.
+        options: The options of the run.
+        plan: The plan that follows from them.
         has_average: Whether the captures are averaged into the run directory.
     """
     tensors = list(module.state_dict().values())

@@ -1,4 +1,4 @@
-"""What a run writes on its way: captures and resume points. Rank 0 writes."""
+"""What a run writes as it proceeds: captures and resume points. Rank 0 writes."""
 
 import time
 
@@ -8,11 +8,11 @@ from swa_tools.training.resume import ResumePoint, environment, save_resume_poin
 from swa_tools.training.run import Run
 
 SLOW_SECONDS = 1.0
-"""The user is told of a resume point that takes longer."""
+"""The user is told if a resume point takes longer than this."""
 
 
 def save_capture(run: Run) -> None:
-    """Write the checkpoint of this step, and count it in the averages that the run keeps."""
+    """Write the capture of this step, and add it to the averages that the run keeps."""
     if not run.context.is_main:
         return
     path = run.capture_path(run.step)
@@ -25,7 +25,7 @@ def save_capture(run: Run) -> None:
     if run.online is not None:
         run.online.add(run.network.module.state_dict(), name=path.name, digest=content_digest(path))
     if run.options.keep_checkpoints is not None:
-        # The newest stays until the run is over, also where none is to be kept.
+        # The newest stays until the run is over, even if none is to be kept.
         _remove_all_but(max(1, run.options.keep_checkpoints), run)
 
 
@@ -48,7 +48,7 @@ def averaged(bn: BnInfo) -> BnInfo:
 
 
 def save(run: Run) -> None:
-    """Write the point to resume from, unless the newest is of this moment already."""
+    """Write the point to resume from, unless the newest one is already from this moment."""
     moment = (run.step, run.validated_step)
     if run.saved == moment:
         return

@@ -1,4 +1,4 @@
-"""A schedule as a person asks for it, in epochs, and its translation into steps."""
+"""A schedule as a user asks for it, in epochs, and its translation into steps."""
 
 import dataclasses
 import math
@@ -25,60 +25,71 @@ _RATE: dict[str, Any] = {"section": "Learning rate", "affects": "numbers", "may_
 class ScheduleOptions:
     """What the command line says about the schedule; None takes the schedule's own default.
 
-    A resumed run compares the schedule that follows from them. A cycle is given in epochs, of which
-    fractions are rounded to whole steps, or in steps; the conventional schedules have none, and it
-    is the distance between captures there.
+    A resumed run compares the schedule that follows from these options. A cycle is given in steps,
+    or in epochs, which are rounded to whole steps. The conventional schedules have no cycles; with
+    them it is the distance between captures.
     """
 
     schedule: str = option(
         "sawtooth",
-        help="sawtooth is SWA's, triangular FGE's, anneal the paper's conventional SGD.",
+        help="Learning rate schedule: sawtooth is SWA's, triangular FGE's, anneal the paper's"
+        " conventional SGD.",
         choices=SCHEDULES,
         **_RATE,
     )
     lr_max: float | None = option(
         None,
-        help="α₁.",
+        help="Highest learning rate, α₁.",
         shown_default="0.001, the paper's for ImageNet; shake-shake: 0.2",
         bounds=POSITIVE,
         **_RATE,
     )
     lr_min: float | None = option(
-        None, help="α₂.", shown_default="0.00001, the paper's; cosine: 0", **_RATE
+        None,
+        help="Lowest learning rate, α₂.",
+        shown_default="0.00001, the paper's; cosine: 0",
+        **_RATE,
     )
     cycle_epochs: float | None = option(
         None,
-        help="Length of a cycle.",
+        help="Length of a cycle in epochs.",
         shown_default="1, the paper's; shake-shake: 100",
         bounds=POSITIVE,
         **_RATE,
     )
     cycle_steps: int | None = option(
-        None, help="The same, in optimizer steps.", bounds=COUNT, **_RATE
+        None, help="Length of a cycle in optimizer steps.", bounds=COUNT, **_RATE
     )
     budget_epochs: float | None = option(
         None,
         help="Length of the whole annealing (anneal, cosine, shake-shake).",
-        shown_default="to the run's end; shake-shake: 1800",
+        shown_default="up to the run's end; shake-shake: 1800",
         bounds=POSITIVE,
         **_RATE,
     )
     start_epoch: float | None = option(
         None,
-        help="Part of the budget spent before this run.",
+        help="Epochs of the budget spent before this run.",
         shown_default="0; shake-shake: 1600",
         **_RATE,
     )
     milestones: tuple[float, ...] | None = option(
-        None, help="Epochs of the budget at which multistep drops.", metavar="E,E,…", **_RATE
+        None,
+        help="Epochs of the budget at which multistep lowers the rate.",
+        metavar="E,E,…",
+        **_RATE,
     )
     gamma: float | None = option(
-        None, help="Factor of multistep.", shown_default="0.1", bounds=POSITIVE, **_RATE
+        None,
+        help="Factor by which multistep multiplies the rate at each milestone.",
+        shown_default="0.1",
+        bounds=POSITIVE,
+        **_RATE,
     )
 
 
 def build_schedule(options: ScheduleOptions, *, steps_per_epoch: int, n_epochs: float) -> Schedule:
-    """Turn epochs into steps; `n_epochs` is the length of the run.
+    """Build the schedule, with epochs turned into steps; `n_epochs` is the length of the run.
 
     Raises:
         TrainingError: The schedule is unknown, an option does not apply to it, or a number makes
@@ -119,19 +130,19 @@ def _check(options: ScheduleOptions) -> None:
         flag = "--" + field.name.replace("_", "-")
         lowest_allowed = field.name in ("lr_min", "start_epoch")
         if not math.isfinite(value) or value < 0 or (value == 0 and not lowest_allowed):
-            lowest = "from" if lowest_allowed else "above"
-            raise TrainingError(f"{flag} {value:g}: expected a number {lowest} 0")
+            lowest = "0 or more" if lowest_allowed else "above 0"
+            raise TrainingError(f"{flag} {value:g}: expected a number {lowest}")
     if any(not (math.isfinite(epoch) and epoch > 0) for epoch in options.milestones or ()):
         found = ",".join(f"{epoch:g}" for epoch in options.milestones or ())
         raise TrainingError(f"--milestones {found}: expected numbers above 0")
     for name, schedules in _APPLIES.items():
         if getattr(options, name) is not None and options.schedule not in schedules:
             raise TrainingError(
-                f"--{name.replace('_', '-')} does not apply to --schedule {options.schedule},"
-                f" only to {', '.join(schedules)}"
+                f"--{name.replace('_', '-')} does not apply to --schedule {options.schedule}, only"
+                f" to {', '.join(schedules)}; leave it out"
             )
     if options.cycle_steps is not None and options.cycle_epochs is not None:
-        raise TrainingError("--cycle-epochs and --cycle-steps say the same: give one of them")
+        raise TrainingError("--cycle-epochs and --cycle-steps mean the same; give only one of them")
 
 
 def _or(value: float | None, default: float) -> float:
@@ -157,8 +168,8 @@ def _cycle_steps(
     if options.cycle_steps is not None:
         if options.cycle_steps % multiple:
             raise TrainingError(
-                f"--cycle-steps {options.cycle_steps}: a cycle of --schedule {options.schedule} is"
-                f" a multiple of {multiple} steps here; try"
+                f"--cycle-steps {options.cycle_steps}: a cycle of --schedule {options.schedule}"
+                f" must be a multiple of {multiple} steps here; try"
                 f" {math.ceil(options.cycle_steps / multiple) * multiple}"
             )
         return options.cycle_steps
@@ -166,8 +177,9 @@ def _cycle_steps(
     steps = multiple * steps_of(epochs / multiple, steps_per_epoch)
     if steps < 1:
         raise TrainingError(
-            f"a cycle of {epochs:g} epochs is less than {multiple} of the {steps_per_epoch} steps"
-            " of an epoch; give a larger --cycle-epochs or a smaller --batch-size"
+            f"a cycle of {epochs:g} epochs is too short: expected at least {multiple} of the"
+            f" {steps_per_epoch} steps of an epoch; give a larger --cycle-epochs or a smaller"
+            " --batch-size"
         )
     return steps
 
@@ -179,7 +191,7 @@ def _cyclic(options: ScheduleOptions, steps_per_epoch: int) -> Schedule:
         )
     lr_max, lr_min = _rates(options, lowest=0.00001)
     if options.schedule == "triangular":
-        # The minimum is in the middle, on a step of its own.
+        # The minimum is in the middle and needs its own step.
         cycle_steps = _cycle_steps(options, steps_per_epoch, multiple=2)
         return Triangular(lr_max=lr_max, lr_min=lr_min, cycle_steps=cycle_steps)
     cycle_steps = _cycle_steps(options, steps_per_epoch)
@@ -187,7 +199,7 @@ def _cyclic(options: ScheduleOptions, steps_per_epoch: int) -> Schedule:
 
 
 def _shake_shake(options: ScheduleOptions, steps_per_epoch: int) -> Schedule:
-    # The cosine is counted in whole epochs, so a cycle holds whole epochs.
+    # The cosine counts whole epochs, so a cycle must, too.
     cycle_steps = _cycle_steps(
         options, steps_per_epoch, default_epochs=100, multiple=steps_per_epoch
     )

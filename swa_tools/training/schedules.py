@@ -1,7 +1,7 @@
 """Learning rates as pure functions of the optimizer step.
 
-Steps count from 1 within the run. A cycle of c steps has the position t(i) = ((i - 1) mod c + 1)/c
-at step i, so that t is 1 at its last step. With α₁ = `lr_max` and α₂ = `lr_min`:
+Steps count from 1 within the run. In a cycle of c steps, step i has the position
+t(i) = ((i - 1) mod c + 1)/c, so that t is 1 at the last step. With α₁ = `lr_max` and α₂ = `lr_min`:
 
 | schedule | learning rate | captured |
 |---|---|---|
@@ -9,14 +9,14 @@ at step i, so that t is 1 at its last step. With α₁ = `lr_max` and α₂ = `l
 | `triangular` | (1 - 2t)α₁ + 2tα₂, then (2 - 2t)α₂ + (2t - 1)α₁ | at t = ½ |
 | `constant` | α₁ | after each epoch |
 | `shake-shake` | ½α₁(1 + cos(π(1600 + epoch mod 100)/1800)) | after each 100 epochs |
-| `anneal` | α₁ until half the budget, linear to 0.01α₁ at 0.9 of it | at the end |
+| `anneal` | α₁ until half the budget, linear to 0.01α₁ at 0.9 of the budget | at the end |
 | `cosine` | α₂ + ½(α₁ - α₂)(1 + cos πx), x the spent share of the budget | at the end |
 | `multistep` | α₁ times gamma for each milestone passed | at the end |
 
-The first four cycle: SWA's (Izmailov et al. 2018, section 3.1), FGE's (Garipov et al. 2018), SWA's
-with "c = 1", and SWA's for Shake-Shake networks (appendix A.1). The last three are conventional
-(`anneal`: appendix A.1) and serve as controls: their budget is separate from where the run stops,
-and a run may begin inside it (`start_steps`).
+The first four have cycles: SWA's (Izmailov et al. 2018, section 3.1), FGE's (Garipov et al. 2018),
+SWA's with "c = 1", and SWA's for Shake-Shake networks (appendix A.1). The last three are
+conventional (`anneal`: appendix A.1) and serve as controls: their budget is separate from where the
+run stops, and a run may begin within it (`start_steps`).
 """
 
 import bisect
@@ -57,11 +57,11 @@ class Schedule(ABC):
         return range(self.cycle_steps, n_steps + 1, self.cycle_steps)
 
     def incomplete_steps(self, n_steps: int) -> int:
-        """Return the steps that a run of `n_steps` spends in a cycle it does not complete."""
+        """Return how many steps a run of `n_steps` spends in a cycle that it does not complete."""
         return 0 if self.cycle_steps is None else n_steps % self.cycle_steps
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the name and the constants, as they stand in a checkpoint's metadata."""
+        """Return the name and the constants, as a checkpoint's metadata has them."""
         return {"name": self.name, **dataclasses.asdict(self)}
 
 
@@ -87,7 +87,7 @@ class Sawtooth(Schedule):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Triangular(Schedule):
-    """FGE's continuous cycle: down to lr_min in its middle, and up again. c is even."""
+    """FGE's continuous cycle: down to lr_min in its middle and up again; c is even."""
 
     name: ClassVar[str] = "triangular"
 
@@ -109,7 +109,7 @@ class Triangular(Schedule):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Constant(Schedule):
-    """The same rate throughout; a cycle is the distance between captures, ordinarily an epoch."""
+    """The same rate throughout; a cycle is the distance between captures, usually an epoch."""
 
     name: ClassVar[str] = "constant"
 
@@ -125,9 +125,9 @@ class ShakeShake(Schedule):
     """The piece of a long cosine annealing that is repeated for Shake-Shake networks.
 
     Attributes:
-        lr_max: Where the cosine once began: twice the factor in the paper's formula.
-        steps_per_epoch: The rate is constant within an epoch.
-        start_epoch: The epoch of the cosine that every cycle begins at.
+        lr_max: The rate at which the whole cosine begins: twice the factor in the paper's formula.
+        steps_per_epoch: Number of steps in an epoch, within which the rate is constant.
+        start_epoch: The epoch of the cosine at which every cycle begins.
         budget_epochs: Length of the whole cosine.
     """
 
@@ -156,7 +156,7 @@ class Anneal(Schedule):
     start_steps: int = 0
 
     def lr(self, step: int) -> float:
-        """Return α₁ until half the budget, then a line to 0.01α₁ at 0.9 of it (appendix A.1)."""
+        """Return α₁ until half the budget, then linear to 0.01α₁ at 0.9 of the budget (A.1)."""
         spent = (self.start_steps + step) / self.budget_steps
         if spent <= 0.5:
             return self.lr_max
@@ -184,7 +184,7 @@ class Cosine(Schedule):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MultiStep(Schedule):
-    """lr_max, multiplied by `gamma` once each milestone's number of steps has been done."""
+    """lr_max, multiplied by `gamma` after each milestone's number of steps."""
 
     name: ClassVar[str] = "multistep"
 

@@ -1,4 +1,4 @@
-"""Where a run begins, or goes on: its images, its weights, and the point to go on from."""
+"""Where a run begins or resumes: its images, its weights, and the point to resume from."""
 
 import dataclasses
 import os
@@ -36,10 +36,11 @@ class Start:
     Attributes:
         built: The model, on the CPU; rank 0 has its weights, the other ranks only its structure.
         bn: State of its running statistics.
-        train, val: The images, their targets outputs of the model; None for synthetic ones, and
-            `val` also where nothing is validated.
-        point: The point of this run to go on from; None at its beginning.
-        earlier: The last point of the run that this one continues (`from_run`); None for others.
+        train, val: The images, with the model's outputs as targets; None for synthetic ones; `val`
+            is also None if nothing is validated.
+        point: The point of this run to resume from; None at its beginning.
+        earlier: The last point of the run that this one continues (`from_run`); None if it
+            continues none.
     """
 
     built: BuiltModel
@@ -51,9 +52,9 @@ class Start:
 
     @property
     def epochs_before(self) -> int:
-        """Epochs, begun ones included, of the runs that this one continues (`from_run`).
+        """Epochs of the runs that this one continues (`from_run`), including begun ones.
 
-        Order and augmentation go on after them instead of coming again.
+        Order and augmentation continue after them instead of repeating.
         """
         if self.point is not None:
             return int(self.point.settings.get("epochs before") or 0)
@@ -65,14 +66,15 @@ class Start:
 
 
 def is_resumed(options: FinetuneOptions, directory: RunDirectory) -> bool:
-    """Tell whether to go on with the run that is in the directory; runs on rank 0.
+    """Tell whether to resume the run in the directory; runs on rank 0.
 
     Raises:
-        SwaToolsError: There is none, it has nothing to go on from, or it would be overwritten.
+        SwaToolsError: There is no run, it has nothing to resume from, or it would be overwritten.
     """
     if options.resume and not directory.exists():
         raise TrainingError(
-            f"{directory.path}: there is no run to resume: expected {directory.resume.name} in it"
+            f"{directory.path}: there is no run to resume; expected {directory.resume.name} in this"
+            " folder"
         )
     may_go_on = options.resume or options.resume_if_exists or _is_restart(directory)
     if not (may_go_on and directory.exists()):
@@ -82,10 +84,10 @@ def is_resumed(options: FinetuneOptions, directory: RunDirectory) -> bool:
         return True
     if directory.has_results() and not options.force:
         raise TrainingError(
-            f"{directory.resume}: there is no point to resume from, but there are results of the"
-            " run; --force begins it again and removes them"
+            f"{directory.resume}: there is no point to resume from, but the run has results;"
+            " --force removes them and begins it again"
         )
-    # It was killed before its first step: it begins again.
+    # It was killed before its first step, so it begins again.
     return False
 
 
@@ -116,7 +118,7 @@ def training_view_of(options: FinetuneOptions, preprocessing: Preprocessing) -> 
 
 
 def _is_restart(directory: RunDirectory) -> bool:
-    """Tell whether torchrun has started this process again after a failure in the same run."""
+    """Tell whether torchrun has restarted this process after a failure in the same run."""
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
         return False
     found: Any = directory.readable_description().get("launcher")
@@ -140,7 +142,7 @@ def _read(
     options: FinetuneOptions, directory: RunDirectory, train: ImageSet | None, *, resuming: bool
 ) -> Start:
     """Build the model with its weights; runs on rank 0."""
-    # Of random weights and new classifiers.
+    # For random weights and new classifiers.
     torch.manual_seed(options.seed)
     if resuming and directory.resume.exists():
         point = load_resume_point(directory.resume)
@@ -174,19 +176,19 @@ def _read(
 def _read_earlier(options: FinetuneOptions, run: Path) -> ResumePoint:
     """Read the end of the run that this one continues, and check that it can be continued."""
     if options.checkpoint is not None:
-        raise TrainingError("--from RUN says where to start: leave --checkpoint out")
+        raise TrainingError("--from RUN already says where to start; leave out --checkpoint")
     if options.new_head:
         raise TrainingError(
-            f"--from {run}: its optimizer state belongs to its own classifier; with --new-head"
-            f" start from its weights alone: --checkpoint {RunDirectory(run).checkpoints}/…"
+            f"--from {run}: its optimizer state belongs to its own classifier; with --new-head,"
+            f" start from its weights alone (--checkpoint {RunDirectory(run).checkpoints}/…)"
         )
     earlier = load_resume_point(RunDirectory(run).resume)
     for name in ("optimizer", "no_decay_norm_bias"):
         found, expected = earlier.settings[name.replace("_", " ")], getattr(options.optimizer, name)
         if found != expected:
             raise TrainingError(
-                f"--from {run}: its {name} was {found}, here it is {expected}, so its state does"
-                " not fit; start from its weights alone with --checkpoint"
+                f"--from {run}: its {name} was {found}, but is {expected} here, so its optimizer"
+                " state does not fit; start from its weights alone with --checkpoint"
             )
     return earlier
 
@@ -202,7 +204,7 @@ def _create(options: FinetuneOptions) -> BuiltModel:
     if options.model is None:
         raise TrainingError(
             "no model: name one (torchvision/resnet50, timm/resnet50.tv_in1k, …), or weights that"
-            " say theirs (--checkpoint FILE, --from RUN)"
+            " say which model they belong to (--checkpoint FILE, --from RUN)"
         )
     return create_model(
         options.model,
@@ -214,12 +216,14 @@ def _create(options: FinetuneOptions) -> BuiltModel:
 
 def _with_new_head(built: BuiltModel, train: ImageSet | None) -> BuiltModel:
     if train is None:
-        raise TrainingError("--new-head: synthetic images have no classes; leave one of them out")
+        raise TrainingError(
+            "--new-head needs classes, and --synthetic-data has none; leave out one of the two"
+        )
     return replace_head(built, train.classes)
 
 
 def _with_drop_path(built: BuiltModel, rate: float) -> BuiltModel:
-    """Build the model again with stochastic depth, which has no weights of its own."""
+    """Rebuild the model with stochastic depth, which has no weights."""
     is_torchvision = built.info.name.startswith("torchvision/")
     name = "stochastic_depth_prob" if is_torchvision else "drop_path_rate"
     info = dataclasses.replace(built.info, kwargs={**built.info.kwargs, name: rate})
@@ -229,7 +233,7 @@ def _with_drop_path(built: BuiltModel, rate: float) -> BuiltModel:
 
 
 def _with_classes(built: BuiltModel, train: ImageSet) -> BuiltModel:
-    """Note the names of the outputs where the model did not know them."""
+    """Add the names of the outputs if the model does not know them."""
     info = built.info
     in_order = train.outputs == tuple(range(info.num_classes))
     if info.classes is not None or info.head != "own" or not in_order:
@@ -238,7 +242,7 @@ def _with_classes(built: BuiltModel, train: ImageSet) -> BuiltModel:
 
 
 def _share(start: Start | None, context: Distributed) -> Start:
-    """Give every rank what rank 0 has read, but for the weights of the model."""
+    """Give every rank what rank 0 has read, except the weights of the model."""
     told: Any = context.broadcast(
         start
         and (start.built.info, start.built.preprocessing, start.bn, start.point, start.earlier)

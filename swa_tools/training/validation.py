@@ -1,4 +1,4 @@
-"""Scores on the way: of the weights as they are, and of the average of the captures."""
+"""Scores during a run: of the current weights, and of the average of the captures."""
 
 import copy
 import dataclasses
@@ -25,19 +25,19 @@ from swa_tools.training.saving import averaged
 
 
 class NotFiniteError(TrainingError):
-    """A score that would be NaN, on every rank: the message is a clause that says why."""
+    """A score would be NaN; raised on every rank. The message is a clause that says why."""
 
 
 def validate(run: Run, stop: StopRequest) -> list[Record]:
     """Score the weights, and their moving average; every rank takes its share of the images.
 
-    A signal cuts it short: the records are then of no use.
+    A signal cuts it short; the records are then useless.
 
     Returns:
-        One record for each, without the moment.
+        One record for each, without the moment of training.
 
     Raises:
-        NotFiniteError: A rank's logits hold NaN or Inf.
+        NotFiniteError: A rank's logits contain NaN or Inf.
     """
     models: dict[str, nn.Module] = {"checkpoint": run.network.module}
     if run.network.ema is not None and run.step > 0:
@@ -53,16 +53,16 @@ def score_average(
 ) -> list[Record]:
     """Recompute the BatchNorm statistics of the captures' average, save it and score it.
 
-    A signal cuts it short: nothing is saved then.
+    A signal cuts it short; nothing is saved then.
 
     Args:
         run: The run, at a capture.
-        online: Its average; rank 0 has it.
-        train: Images for the statistics.
-        stop: Where the signal is noted.
+        online: The run's average; rank 0 has its numbers.
+        train: Images to measure the statistics on.
+        stop: Where a signal is noted.
 
     Raises:
-        NotFiniteError: The average or a rank's logits hold NaN or Inf.
+        NotFiniteError: The average or a rank's logits contain NaN or Inf.
     """
     context, path = run.context, run.directory.average
     module = copy.deepcopy(run.network.module)
@@ -100,9 +100,9 @@ def _scores(run: Run, models: dict[str, nn.Module], stop: StopRequest) -> dict[s
 
 
 def _predictor(module: nn.Module, amp: torch.dtype | None, is_broken: torch.Tensor) -> Predictor:
-    """Return a predictor that notes logits without a softmax, and gives others in their place.
+    """Return a predictor that notes logits with NaN or Inf and replaces them with zeros.
 
-    An error would be that of one rank, and the others would wait for it.
+    An error would be raised on one rank only, and the other ranks would wait for it.
     """
     predict = module_predictor(module, amp=amp)
 
@@ -134,7 +134,7 @@ def _recompute_bn(run: Run, module: nn.Module, train: ImageSet, stop: StopReques
 
 @torch.no_grad()
 def _share_buffers(module: nn.Module, context: Distributed) -> None:
-    """Give every rank the running statistics of rank 0, which are those that are saved."""
+    """Give every rank the running statistics of rank 0, which are the ones that are saved."""
     if context.world_size == 1:
         return
     buffers = dict(module.named_buffers())

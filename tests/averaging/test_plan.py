@@ -6,9 +6,25 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from swa_tools.averaging import Uniform, describe_average, open_all, plan_average
-from swa_tools.checkpoints import BnInfo, CheckpointMetadata, ModelInfo, write_checkpoint
-from swa_tools.errors import CheckpointError
+from swa_tools.averaging import (
+    AverageOptions,
+    TensorRules,
+    Uniform,
+    average_checkpoints,
+    describe_average,
+    iterate_average,
+    open_all,
+    plan_average,
+)
+from swa_tools.checkpoints import (
+    BnInfo,
+    CheckpointMetadata,
+    ModelInfo,
+    content_digest,
+    read_metadata,
+    write_checkpoint,
+)
+from swa_tools.errors import CheckpointError, SwaToolsError
 
 BASE = {"w": np.ones((2, 3), np.float32), "n": np.array(1)}
 
@@ -119,3 +135,52 @@ def test_checkpoints_of_different_models_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="b.safetensors: .*resnet34") as caught:
         describe_average(plan(paths))
     assert "a.safetensors" in str(caught.value)
+
+
+class TestExceptions:
+    @pytest.fixture
+    def paths(self, checkpoints):
+        states = [
+            {**BASE, "head.w": np.full(2, k, np.float32), "queue_ptr": np.array(k)} for k in (1, 3)
+        ]
+        states[1]["extra"] = np.ones(1)
+        return checkpoints(*states)
+
+    def averaged(self, paths, **patterns):
+        rules = TensorRules(**{name: tuple(value) for name, value in patterns.items()})
+        with open_all(paths) as opened:
+            made = plan_average(opened, Uniform(), rules=rules)
+            return {name: array.tolist() for name, array in iterate_average(made)}
+
+    def test_tensors_are_left_out_by_their_names(self, paths):
+        found = self.averaged(paths, exclude=["queue_*", "extra"])
+        assert found.keys() == {"w", "n", "head.w"}
+        assert found["head.w"] == [2, 2]
+
+    def test_tensors_are_taken_from_the_last_checkpoint(self, paths):
+        found = self.averaged(paths, from_last=["queue_ptr", "head.*"], exclude=["extra"])
+        assert (found["queue_ptr"], found["head.w"]) == (3, [3, 3])
+
+    def test_only_some_tensors_are_taken(self, paths):
+        assert self.averaged(paths, only=["head.*"]) == {"head.w": [2, 2]}
+
+    @pytest.mark.parametrize("kind", ["only", "exclude", "from_last"])
+    def test_a_pattern_that_means_nothing_is_refused(self, paths, kind):
+        flag = kind.replace("_", "-")
+        with pytest.raises(SwaToolsError, match=rf"--{flag} haed\.\*: no tensor has such a name"):
+            self.averaged(paths, **{kind: ["haed.*"]})
+
+    def test_nothing_left_is_refused(self, paths):
+        with pytest.raises(CheckpointError, match="no tensor is left of it by --only and"):
+            self.averaged(paths, exclude=["*"])
+
+    def test_the_metadata_keep_them_and_the_digests_are_those_of_whole_sources(
+        self, paths, tmp_path
+    ):
+        rules = TensorRules(exclude=("queue_ptr", "extra"))
+        output = tmp_path / "out.safetensors"
+        result = average_checkpoints(paths, output, options=AverageOptions(rules=rules))
+        average = read_metadata(output).average
+        assert (average.exclude, average.only, average.from_last) == (rules.exclude, (), ())
+        assert [one.digest for one in average.sources] == [content_digest(path) for path in paths]
+        assert result.digest == content_digest(output)

@@ -10,7 +10,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
 def relative_error(found, values):
-    """Of the variance of activations (N, C, …), against NumPy in float64."""
+    """Return the largest relative error of the variances of activations (N, C, …)."""
     by_channel = values.double().transpose(0, 1).flatten(1).numpy()
     return np.max(np.abs(found.numpy() / by_channel.var(1) - 1))
 

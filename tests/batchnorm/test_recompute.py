@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -5,9 +6,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from swa_tools import __version__
 from swa_tools.batchnorm import BnOptions, recompute, update_bn, update_checkpoint
-from swa_tools.checkpoints import BnInfo, CheckpointMetadata, read_metadata
+from swa_tools.checkpoints import BnInfo, read_metadata
 from swa_tools.data import (
     PassOptions,
     evaluation_view,
@@ -18,7 +18,7 @@ from swa_tools.data import (
 )
 from swa_tools.distributed import single_process
 from swa_tools.errors import DataError, OutputError, SwaToolsError
-from swa_tools.models import ModelChoice, create_model, load_checkpoint, save_state_dict
+from swa_tools.models import ModelChoice, create_model, load_checkpoint
 
 CPU = single_process("cpu")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -30,9 +30,14 @@ def images(image_folder):
 
 
 @pytest.fixture
-def built(tiny_model):
-    torch.manual_seed(0)
-    return create_model(tiny_model, num_classes=3, image_size=32)
+def built(tiny_network):
+    return dataclasses.replace(tiny_network, module=copy.deepcopy(tiny_network.module))
+
+
+@pytest.fixture
+def average(tiny_checkpoint, tmp_path):
+    """An average whose statistics are stale."""
+    return tiny_checkpoint(tmp_path / "average.safetensors", kind="average", bn="stale")
 
 
 def options(**changes):
@@ -147,24 +152,15 @@ def test_notices_name_what_was_left_alone():
     ]
 
 
-def save_average(built, path, *, dtype=torch.float32):
-    metadata = CheckpointMetadata(
-        kind="average",
-        model=dataclasses.replace(built.info, classes=("blue", "green", "red")),
-        preprocessing=built.preprocessing,
-        bn=BnInfo(state="stale"),
-        swa_tools=__version__,
-    )
-    state_dict = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in built.module.state_dict().items()
+def test_a_file_keeps_everything_but_its_statistics(
+    tiny_network, tiny_checkpoint, images, tmp_path
+):
+    halves = {
+        name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+        for name, tensor in tiny_network.module.state_dict().items()
     }
-    save_state_dict(path, state_dict, metadata)
-
-
-def test_a_file_keeps_everything_but_its_statistics(built, images, tmp_path):
     path, output = tmp_path / "average.safetensors", tmp_path / "swa.safetensors"
-    save_average(built, path, dtype=torch.bfloat16)
+    tiny_checkpoint(path, halves, kind="average", bn="stale")
     result = update_checkpoint(path, output, images, options=options(), context=CPU)
     before, after = safetensors.torch.load_file(path), safetensors.torch.load_file(output)
     loaded, metadata = load_checkpoint(path)
@@ -185,12 +181,10 @@ def test_a_file_keeps_everything_but_its_statistics(built, images, tmp_path):
     assert read_metadata(output) == dataclasses.replace(metadata, bn=result.bn)
 
 
-def test_the_same_input_gives_the_same_bytes(built, images, tmp_path):
-    path = tmp_path / "average.safetensors"
-    save_average(built, path)
+def test_the_same_input_gives_the_same_bytes(average, images, tmp_path):
     outputs = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
     for output in outputs:
-        update_checkpoint(path, output, images, options=options(), context=CPU)
+        update_checkpoint(average, output, images, options=options(), context=CPU)
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
 
 
@@ -212,20 +206,17 @@ def test_a_file_of_another_tool_gets_a_description(built, images, tiny_model, tm
     assert load_checkpoint(output)[0].info.num_classes == 3
 
 
-def test_an_output_that_exists_is_refused_before_the_pass(built, images, tmp_path):
-    path = tmp_path / "average.safetensors"
-    save_average(built, path)
-    before = path.read_bytes()
+def test_an_output_that_exists_is_refused_before_the_pass(average, images):
+    before = average.read_bytes()
     with pytest.raises(OutputError, match="exists already"):
-        update_checkpoint(path, path, images, options=options(), context=CPU)
-    assert path.read_bytes() == before
-    update_checkpoint(path, path, images, options=options(), context=CPU, force=True)
-    assert read_metadata(path).bn.state == "updated"
+        update_checkpoint(average, average, images, options=options(), context=CPU)
+    assert average.read_bytes() == before
+    update_checkpoint(average, average, images, options=options(), context=CPU, force=True)
+    assert read_metadata(average).bn.state == "updated"
 
 
-def test_images_that_cannot_be_read_leave_no_output(built, images, tmp_path):
-    path, output = tmp_path / "average.safetensors", tmp_path / "swa.safetensors"
-    save_average(built, path)
+def test_images_that_cannot_be_read_leave_no_output(average, images, tmp_path):
+    output = tmp_path / "swa.safetensors"
     broken = dataclasses.replace(images, root=tmp_path, paths=("blue/none.JPEG", *images.paths[1:]))
     (tmp_path / "blue").mkdir()
     (tmp_path / "blue/none.JPEG").write_bytes(b"no image")
@@ -237,19 +228,21 @@ def test_images_that_cannot_be_read_leave_no_output(built, images, tmp_path):
 
     broken = dataclasses.replace(broken, open=open_one)
     with pytest.raises(DataError, match=r"none\.JPEG"):
-        update_checkpoint(path, output, broken, options=options(), context=CPU)
+        update_checkpoint(average, output, broken, options=options(), context=CPU)
     assert not output.exists()
     result = update_checkpoint(
-        path, output, broken, options=options(skip_bad_images=True), context=CPU
+        average, output, broken, options=options(skip_bad_images=True), context=CPU
     )
     assert (result.n_skipped, result.bn.n_samples) == (1, len(images) - 1)
 
 
-def test_weights_that_are_not_finite_are_an_error_and_leave_no_output(built, images, tmp_path):
+def test_weights_that_are_not_finite_are_an_error_and_leave_no_output(
+    built, tiny_checkpoint, images, tmp_path
+):
     path, output = tmp_path / "average.safetensors", tmp_path / "swa.safetensors"
     with torch.no_grad():
         built.module.conv1[0].weight.fill_(torch.nan)
-    save_average(built, path)
+    tiny_checkpoint(path, built.module.state_dict(), kind="average", bn="stale")
     with pytest.raises(SwaToolsError, match=r"average\.safetensors: layer .* not finite"):
         update_checkpoint(path, output, images, options=options(), context=CPU)
     assert not output.exists()

@@ -72,7 +72,7 @@ def test_a_model_folder_is_one_checkpoint(tmp_path, name):
     [
         ("gone.safetensors", "gone.safetensors: no such file"),
         ("*.nothing", "no file matches this pattern"),
-        ("folder", "folder: neither a run directory nor a model folder.*give '.*folder/"),
+        ("folder", "folder: no checkpoints in this folder: expected a run directory"),
         ("link", "link: no such file"),
         ("loop", "loop: cannot open it: Too many levels of symbolic links"),
         ("x" * 300, "cannot open it: File name too long"),

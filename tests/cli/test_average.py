@@ -116,7 +116,7 @@ def test_an_output_is_replaced_only_by_force_and_never_a_source(call, files, tmp
     [
         (["missing.safetensors", "-o", "x.safetensors"], 1, "no such file"),
         (["nothing-*.pth", "-o", "x.safetensors"], 1, "no file matches"),
-        ([".", "-o", "x.safetensors"], 1, "neither a run directory nor a model folder"),
+        (["empty", "-o", "x.safetensors"], 1, "no checkpoints in this folder"),
         (["{files}", "-o", "no/such/folder/x.safetensors"], 1, "there is no folder"),
         (["{files}", "--last", "9", "-o", "x.safetensors"], 1, "only 4"),
         (["{files}", "--weights", "1,2", "-o", "x.safetensors"], 1, "expected one for each"),
@@ -134,6 +134,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     call, files, tmp_path, monkeypatch, arguments, status, message
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
     given = [f for a in arguments for f in (files if a == "{files}" else [a])]
     error = call(*given, status=status).err

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -9,22 +11,36 @@ from swa_tools.cli import demo_job, demo_setting, run
 from swa_tools.records import read_records
 
 
-@pytest.fixture
-def short(monkeypatch):
-    pytest.importorskip("sklearn")
-    monkeypatch.setattr(demo_setting, "N_TRAIN", 200)
-    monkeypatch.setattr(demo_setting, "START_EPOCHS", 1)
-    monkeypatch.setattr(demo_setting, "BUDGET_EPOCHS", 3)
-    monkeypatch.setattr(demo_setting, "SWA_EPOCHS", 2)
-    monkeypatch.setattr(demo_setting, "VALIDATE_EPOCHS", 1)
-    monkeypatch.setattr(demo_setting, "SWA_EVERY", 1)
+@contextlib.contextmanager
+def short_demo(*, n_digits=None):
+    """Train for a few epochs, on the first of the digits."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    utilities = pytest.importorskip("sklearn.utils")
+    digits = datasets.load_digits()
+    some = utilities.Bunch(target=digits.target[:n_digits], images=digits.images[:n_digits])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_digits", lambda: some)
+        patch.setattr(demo_setting, "N_TRAIN", 200)
+        patch.setattr(demo_setting, "START_EPOCHS", 1)
+        patch.setattr(demo_setting, "BUDGET_EPOCHS", 3)
+        patch.setattr(demo_setting, "SWA_EPOCHS", 2)
+        patch.setattr(demo_setting, "VALIDATE_EPOCHS", 1)
+        patch.setattr(demo_setting, "SWA_EVERY", 1)
+        yield
 
 
-def test_the_demo_scores_every_step_of_the_way(short, tmp_path, capsys):
-    output = tmp_path / "demo"
-    assert run(["demo", "-o", str(output), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["n_samples"] == 1597
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a short demo, and the document that it printed."""
+    output, printed = tmp_path_factory.mktemp("finished") / "demo", io.StringIO()
+    with short_demo(n_digits=600), contextlib.redirect_stdout(printed):
+        assert run(["demo", "-o", str(output), "--json"]) == 0
+    return output, json.loads(printed.getvalue())
+
+
+def test_the_demo_scores_every_step_of_the_way(finished, tmp_path, capsys):
+    output, document = finished
+    assert document["n_samples"] == 400
     assert [row["name"] for row in document["rows"]] == [
         "start",
         "conventional SGD",
@@ -56,14 +72,17 @@ def test_the_demo_scores_every_step_of_the_way(short, tmp_path, capsys):
         "last capture": average - captures[-1],
         "best capture": average - max(captures),
     }
-    # A folder that holds something is not overwritten.
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(finished, capsys):
+    output, _ = finished
     assert run(["demo", "-o", str(output)]) == 1
     assert "--force" in capsys.readouterr().err
 
 
-def test_batchnorm_is_recomputed_on_the_view_of_the_training(short, tmp_path):
-    demo_job.run_demo(tmp_path / "demo")
-    metadata = read_metadata(tmp_path / "demo" / "average.safetensors")
+def test_batchnorm_is_recomputed_on_the_view_of_the_training(finished):
+    output, _ = finished
+    metadata = read_metadata(output / "average.safetensors")
     assert metadata.bn.view == metadata.view
     assert metadata.bn.view.min_area == demo_setting.MIN_CROP_AREA
 
@@ -85,10 +104,26 @@ def result_of(*, control, last, p_value):
 @pytest.mark.parametrize(
     ("control", "p_value", "expected"),
     [
-        (93.0, 0.01, "better: +2.00 points (p = 0.01) against conventional SGD with the same 10"),
-        (97.0, 0.01, "WORSE: -2.00 points (p = 0.01) against conventional SGD with the same 10"),
-        (94.5, 0.3, "no difference beyond noise: +0.50 points (p = 0.3) against conventional SGD"),
-        (95.0, 1.0, "no difference beyond noise: +0.00 points (p = 1) against conventional SGD"),
+        (
+            93.0,
+            0.01,
+            "better: +2.00 points (p = 0.01) against conventional SGD with the same 10",
+        ),
+        (
+            97.0,
+            0.01,
+            "WORSE: -2.00 points (p = 0.01) against conventional SGD with the same 10",
+        ),
+        (
+            94.5,
+            0.3,
+            "no difference beyond noise: +0.50 points (p = 0.3) against conventional SGD",
+        ),
+        (
+            95.0,
+            1.0,
+            "no difference beyond noise: +0.00 points (p = 1) against conventional SGD",
+        ),
     ],
 )
 def test_the_verdict_says_what_came_out(monkeypatch, capsys, tmp_path, control, p_value, expected):
@@ -107,9 +142,10 @@ def test_a_missing_scikit_learn_is_one_line(tmp_path, capsys, monkeypatch):
     assert "pip install 'swa-tools[demo]'" in capsys.readouterr().err
 
 
-def test_images_of_another_seed_are_in_one_split_only(short, tmp_path):
-    for seed in (0, 1):
-        demo_job.write_digits(tmp_path, seed=seed)
+def test_images_of_another_seed_are_in_one_split_only(tmp_path):
+    with short_demo():
+        for seed in (0, 1):
+            demo_job.write_digits(tmp_path, seed=seed)
     train, val = ({p.name for p in (tmp_path / one).rglob("*.png")} for one in ("train", "val"))
     assert (len(train), len(val)) == (200, 1597)
     assert not train & val

@@ -41,7 +41,7 @@ def test_scores_that_cannot_be_recorded_are_shown(run_with_captures, evaluate, t
     (run_with_captures / "results.jsonl").mkdir()
     found = evaluate(run_with_captures)
     assert "cycle-003.safetensors" in found.out
-    assert "these scores are not recorded (--results FILE names another file)" in found.err
+    assert "these scores were not recorded; name another file with --results FILE" in found.err
     results = tmp_path / "mine.jsonl"
     results.write_text("no record")
     found = evaluate(run_with_captures, "--results", results, status=1)

@@ -109,9 +109,9 @@ def test_nothing_is_overwritten_without_force(plane, tmp_path):
         (["-o", "x.txt"], 3, 1, "written as .npz"),
         (["-o", "x.npz", "--plot", "x.jpeg"], 3, 1, "which kind of picture"),
         (["-o", "x.npz", "--project", "missing.safetensors"], 3, 1, "missing.safetensors: no such"),
-        ([], 3, 2, "Give -o FILE.npz"),
-        (["-o", "x.npz", "--from", "y.npz"], 3, 2, "Give -o FILE.npz"),
-        (["--from", "missing.npz"], 0, 1, "missing.npz: cannot read it"),
+        ([], 3, 2, "Give either -o FILE.npz"),
+        (["-o", "x.npz", "--from", "y.npz"], 3, 2, "Give either -o FILE.npz"),
+        (["--from", "missing.npz"], 0, 1, "missing.npz: cannot read this file"),
         (["-o", "x.npz", "--size", "large"], 3, 2, "such as 6.4x4"),
     ],
 )
@@ -131,27 +131,24 @@ def test_numbers_of_another_kind_are_refused(plane, tmp_path, capsys):
     assert "expected the numbers of rays, found those of plane" in capsys.readouterr().err
 
 
-def test_a_killed_command_goes_on_where_it_was(small_run, image_folder, tmp_path):
+def test_a_killed_command_goes_on_where_it_was(nursery, small_run, image_folder, tmp_path):
     paths = sorted((small_run / "checkpoints").iterdir())
     output, points = tmp_path / "plane.npz", tmp_path / "plane.npz.points"
     options = ["--points", "6", "--train-samples", "6", "--val-samples", "6", "--bn-samples", "9"]
-    command = [
-        *(sys.executable, "-m", "swa_tools", "plane", *paths, "--data", image_folder),
-        *(*options, *QUICK, "-o", output),
-    ]
-    process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None and _count(points) < 2:
+    command = ["plane", *paths, "--data", image_folder, *options, *QUICK, "-o", output]
+    process = nursery.start(*command)
+    deadline = time.monotonic() + 120
+    while _count(points) < 2:
+        assert time.monotonic() < deadline, process.output
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     n_points, n_done = 3 + 36, _count(points)
     assert 2 <= n_done < n_points
     assert not output.exists()
-    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert f"{n_done} of {n_points} points are already done" in finished.stderr
+    status, printed = nursery.run(*command)
+    assert status == 0, printed
+    assert f"{n_done} of {n_points} points are already done" in printed
     assert not points.exists()
     assert read_numbers(output).arrays["test_error"].shape == (6, 6)
 

@@ -34,13 +34,24 @@ def plain_count(model, transform, folder, *, outputs):
     return n_correct
 
 
+def some_of(folder, part):
+    """Make a folder with all of the training images, and with every other validation image."""
+    part.mkdir()
+    (part / "train").symlink_to(folder / "train")
+    for class_folder in (folder / "val").iterdir():
+        (part / "val" / class_folder.name).mkdir(parents=True)
+        for path in sorted(class_folder.iterdir())[::2]:
+            (part / "val" / class_folder.name / path.name).symlink_to(path)
+    return part
+
+
 def test_an_average_of_a_short_run_scores_the_same_in_timm_alone(real_data, call, tmp_path):
     import timm
     from safetensors.torch import load_file
 
-    images = real_data / "imagenette"
+    images = some_of(real_data / "imagenette", tmp_path / "imagenette")
     weights = real_data / "weights" / "mobilenetv2_050-imagenette-e15.safetensors"
-    options = ["--epochs", "0.5", "--cycle-epochs", "0.25", "--batch-size", "125"]
+    options = ["--epochs", "0.25", "--cycle-epochs", "0.125", "--batch-size", "125"]
     options += ["--lr-max", "0.02", "--image-size", "96", "--validate-every", "never"]
     call(
         *("finetune", "timm/mobilenetv2_050", "--checkpoint", weights, "--data", images),
@@ -59,5 +70,5 @@ def test_an_average_of_a_short_run_scores_the_same_in_timm_alone(real_data, call
     transform = timm.data.create_transform(**config, is_training=False)
     expected = plain_count(model, transform, images / "val", outputs=range(10))
     assert document["n_correct"] == expected
-    assert document["top1"] == pytest.approx(100 * expected / 1000)
+    assert document["top1"] == pytest.approx(100 * expected / 500)
     assert document["top1"] > 55

@@ -26,4 +26,4 @@ def test_two_checkpoints_are_needed(small_run, image_folder, tmp_path, capsys, n
     paths = [str(small_run / "average.safetensors")][:n]
     arguments = [*paths, "--data", str(image_folder), "-o", str(tmp_path / "x.npz"), *QUICK]
     assert run(["segment", *arguments]) == 1
-    assert f"a segment needs two checkpoints, found {n}" in capsys.readouterr().err
+    assert f"a segment needs exactly two checkpoints, found {n}" in capsys.readouterr().err

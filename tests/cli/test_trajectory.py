@@ -63,7 +63,7 @@ assert "torch" not in sys.modules
     [
         ([], 1, "at least 3 checkpoints, found 0"),
         (["missing"], 1, "missing: no such file"),
-        (["--from", "x.npz", "-o", "y.npz"], 2, "--from draws again"),
+        (["--from", "x.npz", "-o", "y.npz"], 2, "--from draws what was measured"),
     ],
 )
 def test_mistakes_are_told(trajectory, tmp_path, monkeypatch, arguments, status, message):

@@ -4,26 +4,15 @@ import json
 import pytest
 import torch
 
-from swa_tools import __version__
-from swa_tools.checkpoints import BnInfo, CheckpointMetadata, read_metadata
+from swa_tools.checkpoints import read_metadata
 from swa_tools.cli import run
-from swa_tools.models import create_model, save_state_dict
+from swa_tools.models import create_model
 
 
 @pytest.fixture(scope="module")
-def average(tmp_path_factory, tiny_model):
-    torch.manual_seed(0)
-    built = create_model(tiny_model, num_classes=3, image_size=32)
-    metadata = CheckpointMetadata(
-        kind="average",
-        model=dataclasses.replace(built.info, classes=("blue", "green", "red")),
-        preprocessing=built.preprocessing,
-        bn=BnInfo(state="stale"),
-        swa_tools=__version__,
-    )
+def average(tmp_path_factory, tiny_checkpoint):
     path = tmp_path_factory.mktemp("averages") / "average.safetensors"
-    save_state_dict(path, built.module.state_dict(), metadata)
-    return path
+    return tiny_checkpoint(path, kind="average", bn="stale")
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ def test_area_of_crops_has_a_lower_bound():
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(500, 375), (90, 70)])
 def test_training_view_is_pillows_crop_and_resize_within_rounding(photograph, interpolation, size):
-    """Of an image that is no JPEG, which nothing is decoded smaller for."""
+    """Use an image that is not a JPEG, so that nothing is decoded smaller."""
     image = photograph(*size)
     view = training_of(64, interpolation, seed=3)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

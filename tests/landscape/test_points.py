@@ -95,5 +95,5 @@ def test_a_full_disk_is_an_error_and_no_point(path, monkeypatch):
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(OutputError, match="cannot write it: No such file"):
+    with pytest.raises(OutputError, match="cannot write this file: No such file"):
         begin(tmp_path / "missing" / "plane.npz.points")

@@ -201,7 +201,7 @@ def test_logits_and_ablation_in_the_run_are_drawn(write_run, page_of):
     (folder / "bn-ablation.json").write_text(json.dumps(ablation))
     page = page_of(folder)
     assert "Expected calibration error: swa 52.46 %" in page
-    assert "with the most images population 62.00 %" in page
+    assert "With the most images: population 62.00 %" in page
 
 
 @pytest.mark.parametrize(

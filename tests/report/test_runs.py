@@ -115,7 +115,7 @@ def test_an_npz_of_another_tool_is_left_out_with_a_notice(write_run, write_surfa
     assert len(run.numbers) == 4
     (notice,) = run.notices
     assert notice.startswith("left out of the report")
-    assert "theirs.npz: expected the .npz of swa-tools" in notice
+    assert "theirs.npz: expected an .npz from swa-tools" in notice
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_folders(write_run):
@@ -125,7 +125,7 @@ def test_runs_of_the_same_name_are_told_apart_by_their_folders(write_run):
 
 def test_a_run_named_twice_is_refused(write_run, tmp_path):
     folder = write_run("run")
-    with pytest.raises(SwaToolsError, match="named twice"):
+    with pytest.raises(SwaToolsError, match="given twice"):
         load_runs([folder, tmp_path / "run" / ".." / "run"])
 
 
@@ -133,7 +133,7 @@ def test_folders_without_records_are_refused(tmp_path):
     with pytest.raises(SwaToolsError, match="missing: no such run"):
         load_run(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SwaToolsError, match="nothing to report: expected metrics.jsonl"):
+    with pytest.raises(SwaToolsError, match="nothing to report; expected metrics.jsonl"):
         load_run(tmp_path / "empty")
 
 

@@ -88,7 +88,7 @@ def test_several_runs_are_summed_up_in_one_sentence(write_run):
         write_run("sgd", n_cycles=1, n_epochs=3, top1=64.5),
     ]
     assert comparison_summary(load_runs(folders)) == (
-        "The averages of 2 kinds of run have a top-1 of 62.50 to 70.00 %, the highest that of a;"
+        "The averages of 2 kinds of run have a top-1 of 62.50 to 70.00 %, highest for a;"
         " 2 of 2 are above the start, 1 of 2 are above the last capture,"
         " 1 of 2 are above the control sgd."
     )
@@ -110,8 +110,7 @@ def test_one_averaged_run_among_others_is_summed_up_by_itself(write_run):
 def test_runs_without_averages_are_summed_up_by_their_captures(write_run):
     runs = load_runs([write_run("a"), write_run("b", lr_max=1.0, top1=64.0)])
     assert comparison_summary(runs) == (
-        "The last captures of 2 kinds of run have a top-1 of 63.00 to 67.00 %, the highest that of"
-        " b."
+        "The last captures of 2 kinds of run have a top-1 of 63.00 to 67.00 %, highest for b."
     )
 
 

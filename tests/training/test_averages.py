@@ -100,7 +100,7 @@ def test_a_run_keeps_recomputes_and_scores_its_average_and_needs_no_captures(opt
     assert result.captures == ()
     assert list((result.run / "checkpoints").iterdir()) == []
     metadata = read_metadata(result.run / "swa.safetensors")
-    assert (metadata.kind, metadata.bn.state, metadata.bn.n_samples) == ("average", "updated", 48)
+    assert (metadata.kind, metadata.bn.state, metadata.bn.n_samples) == ("average", "updated", 24)
     assert [source.name for source in metadata.average.sources] == [
         f"cycle-00{number}.safetensors" for number in (1, 2, 3)
     ]

@@ -113,7 +113,7 @@ def test_every_lack_of_memory_is_one_line(options, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(Stepper, "take", take)
-    with pytest.raises(TrainingError, match=r"^step 1: out of memory on cpu with 8 images at once"):
+    with pytest.raises(TrainingError, match=r"^step 1: out of memory on cpu with 4 images at once"):
         finetune(options())
 
 
@@ -154,7 +154,7 @@ def test_only_errors_of_a_connection_are_those_of_other_processes(error, is_lost
         plan=types.SimpleNamespace(piece_size=4, accumulate=1),
         context=types.SimpleNamespace(world_size=2, rank=1, is_main=False, device="cpu"),
         step=7,
-        way_on=lambda: "--resume run goes on from step 6",
+        way_on=lambda: "--resume run continues from step 6",
     )
     explained = explain(error, run)
     assert isinstance(explained, OtherRankError) is is_lost  # rank 0 tells of it

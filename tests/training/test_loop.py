@@ -18,7 +18,7 @@ def test_a_checkpoint_is_taken_at_each_minimum_and_says_everything_about_it(fini
         assert metadata.training.lr == 0.001
         assert metadata.training.schedule["name"] == "sawtooth"
         assert metadata.bn.state == "trained"
-        assert metadata.model.classes == ("apple", "banana", "cherry")
+        assert metadata.model.classes == ("blue", "green", "red")
         assert metadata.preprocessing.image_size == 32
 
 

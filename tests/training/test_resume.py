@@ -84,18 +84,18 @@ def test_other_settings_are_refused_and_every_difference_named(tmp_path):
             expected={"seed": 0, "model": "timm/b", "schedule gamma": 2},
             run=tmp_path,
         )
-    assert "model was timm/a, is timm/b now" in str(raised.value)
-    assert "schedule gamma was not set, is 2 now" in str(raised.value)
-    assert "schedule lr_max was 0.1, is not set now" in str(raised.value)
+    assert "model was timm/a, is now timm/b" in str(raised.value)
+    assert "schedule gamma was not set, is now 2" in str(raised.value)
+    assert "schedule lr_max was 0.1, is now not set" in str(raised.value)
     assert "seed" not in str(raised.value)
 
 
 def test_an_option_that_an_older_version_did_not_note_has_its_default(tmp_path):
     now = {"seed": 0, "include init": False, "min crop area": 0.08}
     check_settings({"seed": 0, "include init": None}, expected=now, run=tmp_path)
-    with pytest.raises(TrainingError, match="include init was False, is True now;"):
+    with pytest.raises(TrainingError, match="include init was False, is now True;"):
         check_settings({"seed": 0}, expected=now | {"include init": True}, run=tmp_path)
-    with pytest.raises(TrainingError, match="mixup was 0.2, is not set now"):
+    with pytest.raises(TrainingError, match="mixup was 0.2, is now not set"):
         check_settings(now | {"mixup": 0.2}, expected=now, run=tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_another_environment_is_told_and_the_same_is_not(options):
     assert describe_changes(here, now=here) is None
     assert describe_changes({"ranks": 1}, now=here) is None  # of an older version
     message = describe_changes(here | {"ranks": 8}, now=here)
-    assert message == "not bit for bit what it would have been: ranks 1, was 8"
+    assert message == "not bit for bit the same as an uninterrupted run: ranks 1, was 8"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_options_that_change_the_last_bits_are_told(options, changes, told):
     context = single_process("cpu")
     found = environment(context, options(amp="off"))
     message = describe_changes(found, now=environment(context, options(**changes)))
-    assert message == (told and f"not bit for bit what it would have been: {told}")
+    assert message == (told and f"not bit for bit the same as an uninterrupted run: {told}")
 
 
 def same_state(left, right):
@@ -145,7 +145,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
 ):
     arguments = (*recipe, *EXTRAS, "--resume-every", "2steps", "--resume-if-exists", "-o")
     whole = tmp_path / "whole"
-    status, output = nursery.run(*arguments, whole)
+    status, output = nursery.run("finetune", *arguments, whole)
     assert status == 0, output
 
     moments = random.Random(seed)
@@ -154,7 +154,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
         n_runs += 1
         run, ended = tmp_path / f"killed-{n_runs}", False
         while not ended:
-            process = nursery.start(*arguments, run)
+            process = nursery.start("finetune", *arguments, run)
             if n_killed < n_kills:
                 time.sleep(moments.uniform(0, 1))
                 process.kill()

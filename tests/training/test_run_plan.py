@@ -53,7 +53,7 @@ def test_intervals_are_read(text, expected):
 
 @pytest.mark.parametrize("text", ["", "0", "-3", "1.5", "1.2.3", "5parsecs", "0.001epochs", "nan"])
 def test_other_intervals_are_refused(text):
-    with pytest.raises(TrainingError, match="--x .*: expected a number of at least one step"):
+    with pytest.raises(TrainingError, match="--x .*: expected an interval of at least one step"):
         parse_interval(text, flag="--x", steps_per_epoch=100, minutes=True)
 
 

@@ -85,7 +85,7 @@ def test_every_schedule_can_be_built_and_says_its_own_name():
         ("sawtooth", {"lr_min": -1.0}, "--lr-min -1: expected a number from 0"),
         ("sawtooth", {"gamma": 0.1}, "--gamma does not apply to --schedule sawtooth, only to mult"),
         ("sawtooth", {"budget_epochs": 5.0}, "--budget-epochs does not apply"),
-        ("sawtooth", {"cycle_epochs": 1.0, "cycle_steps": 3}, "give one of them"),
+        ("sawtooth", {"cycle_epochs": 1.0, "cycle_steps": 3}, "give only one of them"),
         ("sawtooth", {"cycle_epochs": 0.001}, "a cycle of 0.001 epochs is less than 1 of the 100"),
         ("triangular", {"cycle_steps": 7}, "try 8"),
         ("shake-shake", {"cycle_steps": 150}, "try 200"),

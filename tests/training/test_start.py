@@ -90,6 +90,6 @@ def test_results_without_a_point_to_resume_from_are_not_removed(options, directo
         assert not is_resumed(options(**changes), run)
     (run.path / name).write_text("something")
     for changes in ({"resume": True}, {"resume_if_exists": True}):
-        with pytest.raises(TrainingError, match="no point to resume from, but there are results"):
+        with pytest.raises(TrainingError, match="no point to resume from, but the run has results"):
             is_resumed(options(**changes), run)
         assert not is_resumed(options(force=True, **changes), run)

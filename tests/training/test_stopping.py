@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_exit_status_tells_the_signal_and_the_last_line_how_to_go_on(
     nursery, recipe, tmp_path, wait_for_steps, number, status
 ):
     run = tmp_path / "run"
-    process = nursery.start(*recipe, "--epochs", 500, "-o", run)
+    process = nursery.start("finetune", *recipe, "--epochs", 500, "-o", run)
     wait_for_steps(run)
     process.kill(number)
     assert process.wait() == status
@@ -148,14 +149,14 @@ def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_ro
 ):
     run = tmp_path / "run"
     # Between the size of a checkpoint and that of a resume point with the optimizer's state.
-    process = nursery.start(*recipe, "-o", run, largest_file=600_000)
+    process = nursery.start("finetune", *recipe, "-o", run, largest_file=600_000)
     assert process.wait() == 1
     last = process.output.splitlines()[-1]
     assert last.startswith(f"Error: {run}/resume.pt: cannot write it: ")
-    assert last.endswith(f"--resume {run} goes on from step 0")
+    assert last.endswith(f"--resume {run} continues from step 0")
     assert "Traceback" not in process.output
     assert not list(run.rglob("*.tmp"))
-    status, output = nursery.run("--resume", run)
+    status, output = nursery.run("finetune", "--resume", run)
     assert status == 0, output
     assert files(run) == files(finished_run)
 
@@ -170,14 +171,19 @@ def test_a_full_disk_as_records_are_written_says_how_to_go_on(options, monkeypat
     run = tmp_path / "run"
     assert str(raised.value) == (
         f"{run}/metrics.jsonl: cannot write results: No space left on device;"
-        f" --resume {run} goes on from step 0"
+        f" --resume {run} continues from step 0"
     )
 
 
-def test_sigusr1_as_the_run_is_set_up_ends_it_as_sigterm_does(nursery, recipe, tmp_path):
-    fifo = tmp_path / "start.safetensors"  # to read it is to wait
+def test_sigusr1_as_the_run_is_set_up_ends_it_as_sigterm_does(
+    nursery, finished_run, image_folder, tmp_path
+):
+    earlier = shutil.copytree(finished_run, tmp_path / "earlier")
+    fifo = earlier / "run.json"  # to read it is to wait
+    fifo.unlink()
     os.mkfifo(fifo)
-    process = nursery.start(*recipe, "--checkpoint", fifo, "-o", tmp_path / "run")
+    arguments = ("--from", earlier, "--data", image_folder, "--workers", 0, "--device", "cpu")
+    process = nursery.start("finetune", *arguments, "-o", tmp_path / "run")
     with open(fifo, "wb"):  # returns when the process reads it
         process.kill(signal.SIGUSR1)
         assert process.wait() == 143
@@ -189,7 +195,7 @@ def test_running_out_of_memory_says_what_to_try(options, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Stepper, "take", take)
-    with pytest.raises(TrainingError, match="out of memory on cpu with 4 images at once.*late 4,"):
+    with pytest.raises(TrainingError, match="out of memory on cpu with 2 images at once.*late 4,"):
         finetune(options(accumulate=2))
 
 

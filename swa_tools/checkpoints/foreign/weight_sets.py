@@ -13,7 +13,7 @@ from typing import Any
 from swa_tools.checkpoints.foreign.inert_pickle import Inert
 from swa_tools.checkpoints.foreign.stored_tensor import StoredTensor
 from swa_tools.checkpoints.names import is_buffer_of_batchnorm
-from swa_tools.errors import CheckpointError
+from swa_tools.errors import CheckpointError, NoWeightsError
 
 LIGHTNING_VERSION = "pytorch-lightning_version"
 """The key by which a file of Lightning's is known."""
@@ -61,7 +61,7 @@ def choose_weights(loaded: Any, entry: str | None, *, where: str) -> Weights:
     """
     root = _mapping(loaded)
     if root is None and not (entry and isinstance(loaded, list | tuple)):
-        raise CheckpointError(f"{where}: {_not_a_dictionary(loaded)}")
+        raise NoWeightsError(f"{where}: {_not_a_dictionary(loaded)}")
     is_lightning = root is not None and LIGHTNING_VERSION in root
     if entry is None:
         path, found = _only_set(root or {}, is_lightning=is_lightning, where=where)
@@ -100,6 +100,8 @@ def _only_set(
             f"{where}: several sets of weights in one file: {_listed(sets)}; choose one with"
             " --entry"
         )
+    if "param_groups" in root:
+        raise NoWeightsError(f"{where}: the state of an optimizer, without weights")
     others = _named_sets(root)
     if others:
         raise CheckpointError(
@@ -109,7 +111,7 @@ def _only_set(
     modules = [str(key) for key, value in root.items() if _is_module(value)]
     if modules:
         raise CheckpointError(f"{where}: {_whole_module(root[modules[0]], modules[0])}")
-    raise CheckpointError(
+    raise NoWeightsError(
         f"{where}: no state dict in it: expected tensors by name, found {_listed(map(str, root))}"
     )
 

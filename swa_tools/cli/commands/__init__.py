@@ -1,1 +1,1 @@
-"""The commands, one file each; `swa_tools.cli` imports the one that is asked for."""
+"""The commands, one file each; `swa_tools.cli` imports only the one that runs."""

@@ -11,21 +11,20 @@ from swa_tools.averaging import (
     AverageOptions,
     AveragePlan,
     AverageResult,
+    Duplicate,
     Selection,
     WeightingOptions,
     average_checkpoints,
     describe_average,
-    find_duplicates,
     open_all,
     plan_average,
-    select,
 )
 from swa_tools.batchnorm.options import BnOptions
-from swa_tools.checkpoints import Checkpoint, check_output, find_checkpoints
+from swa_tools.checkpoints import Checkpoint, check_output
+from swa_tools.cli.choosing import chosen_checkpoints
 from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import names_of, options_of, sections_of, taken
-from swa_tools.cli.duplicates import without_duplicates
-from swa_tools.cli.output import notice, print_json, print_table, progress
+from swa_tools.cli.output import print_json, print_table, progress
 from swa_tools.cli.recording import check_results
 from swa_tools.cli.sections import SectionedCommand
 from swa_tools.cli.shared_options import (
@@ -71,7 +70,8 @@ def command(
     """Average checkpoints, streaming, in constant memory.
 
     CHECKPOINT is a file (safetensors, a sharded index, .pth, .ckpt, …), a model folder, a run
-    directory (its captures) or a quoted glob. A file that is there twice counts once. With --data
+    directory (its captures), a folder of checkpoints or a quoted glob. What holds the same weights
+    counts once. With --data
     the average's BatchNorm statistics are recomputed on the training images, prepared as the run
     trained on them, and it is scored on the validation images, if there are any, beside the
     averaged statistics and the best checkpoint.
@@ -80,15 +80,17 @@ def command(
     source = taken(ImageSource, given)
     if output is None and not only_plan:
         raise click.UsageError("Missing option '-o' / '--output'.")
-    paths = select(find_checkpoints(checkpoints), taken(Selection, given), entry=options.entry)
+    selection = taken(Selection, given)
+    choice = chosen_checkpoints(
+        checkpoints, selection, entry=options.entry, keep_names=options.keep_names
+    )
+    _check_factors(choice.duplicates, options)
+    paths = choice.paths
     if options.include_init:
         paths = [_start_of(paths), *paths]
-    with open_all(paths, entry=options.entry) as opened:
-        _check_factors(opened, options)
-        kept = without_duplicates(opened)
-        if only_plan or verbose:
-            _print_plan(kept, options, as_json=outcome.as_json and only_plan)
-    paths = [checkpoint.path for checkpoint in kept]
+    if only_plan or verbose:
+        with open_all(paths, entry=options.entry, keep_names=options.keep_names) as opened:
+            _print_plan(opened, options, as_json=outcome.as_json and only_plan)
     is_folder = output is not None and output.endswith("/")
     if output is not None and not is_folder:
         check_output(Path(output), force=options.force)
@@ -141,11 +143,11 @@ def _whole_job(
         )
 
 
-def _check_factors(opened: Sequence[Checkpoint], options: AverageOptions) -> None:
+def _check_factors(duplicates: Sequence[Duplicate], options: AverageOptions) -> None:
     """Refuse factors for checkpoints of which some are the same."""
     if options.weighting.name not in ("weights", "interpolate"):
         return
-    for duplicate in find_duplicates(opened):
+    for duplicate in duplicates:
         raise SwaToolsError(
             f"{duplicate.checkpoint.path}: the same weights as {duplicate.original.path}, so it is"
             " not clear what the factors mean; name each checkpoint once"
@@ -165,11 +167,8 @@ def _start_of(paths: Sequence[Path]) -> Path:
 def _print_plan(
     checkpoints: Sequence[Checkpoint], options: AverageOptions, *, as_json: bool
 ) -> None:
-    plan = plan_average(checkpoints, options.weighting, dtype=options.dtype)
+    plan = plan_average(checkpoints, options.weighting, dtype=options.dtype, rules=options.rules)
     describe_average(plan)  # for its checks
-    for checkpoint in checkpoints:
-        for note in checkpoint.notes:
-            notice(f"{checkpoint.path}: {note}")
     if as_json:
         print_json(_plan_document(plan))
         return

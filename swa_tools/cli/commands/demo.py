@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from swa_tools.cli.demo_job import DemoComparison, DemoResult, DemoRow
 
 LEVEL = 0.05
-"""Largest p-value of a difference that is told as one."""
+"""The largest p-value at which a difference is called one."""
 
 
 @click.command(epilog="\b\nExample:\n  swa-tools demo -o swa-demo")
@@ -35,11 +35,11 @@ LEVEL = 0.05
 )
 @options_of(OutputOptions)
 def command(*, output: Path, seed: int, force: bool, as_json: bool) -> None:
-    """Go the whole way on small real data: a minute on a CPU, no download.
+    """Take all steps on small real data: a minute on a CPU, no download.
 
-    scikit-learn's handwritten digits, a small timm model trained by conventional SGD that is
-    stopped early; from there SWA and, beside it, the rest of the conventional training. Then the
-    average, its BatchNorm recomputed, and the scores of everything.
+    Trains a small timm model on scikit-learn's handwritten digits by conventional SGD, and stops
+    early. From there it runs both SWA and the rest of the conventional training. Then it averages,
+    recomputes BatchNorm and scores everything.
     """
     from swa_tools.cli.demo_job import run_demo
 
@@ -71,8 +71,8 @@ def _cells(name: str, row: "DemoRow", n_samples: int) -> list[str]:
 
 
 def _verdict(result: "DemoResult") -> Iterator[str]:
-    """Say what came out, whichever way it went."""
-    yield "The average (one seed; p of McNemar's test on the same images):"
+    """State the results, whichever way they went."""
+    yield "The average (one seed; p is McNemar's, on the same images):"
     epochs = result.row("average").epochs
     for one in result.comparisons:
         name = one.name

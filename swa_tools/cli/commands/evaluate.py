@@ -27,7 +27,7 @@ from swa_tools.evaluation.options import EvaluationOptions
     type=click.Choice(["val", "train"]),
     default="val",
     show_default=True,
-    help="Which images; training images are prepared as in evaluation, too.",
+    help="Which images to score on; training images are prepared as for evaluation, too.",
 )
 @options_of(EvaluationOptions)
 @click.option("--per-class", is_flag=True, help="Add the top-1 of each class.")
@@ -43,9 +43,9 @@ def command(
 ) -> None:
     """Score one or many CHECKPOINTs of a model in one pass over the images.
 
-    Every image is read once for all of them. Percent of images: top-1 with the 95 % interval,
-    top-5, and the calibration error; nll is the mean negative log-likelihood. p is McNemar's
-    exact test against the best of them, on the same images: above 0.05, take them for equal.
+    Every image is read once for all of them. Top-1 with its 95 % interval, top-5 and the
+    calibration error are in percent; nll is the mean negative log-likelihood. p is from McNemar's
+    exact test against the best on the same images: above 0.05, consider the two equal.
     """
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.data import open_split

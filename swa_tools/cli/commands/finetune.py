@@ -11,7 +11,7 @@ from swa_tools.cli.sections import SectionedCommand
 from swa_tools.training.options import FinetuneOptions, JobOptions
 
 HEADINGS = ("Model", "Images", "Learning rate", "Optimizer", "Averages", "Speed")
-"""The first of the help page, in the order of the work."""
+"""The first headings of the help page, in the order of the work."""
 
 _SECTIONS = sections_of(FinetuneOptions, JobOptions)
 
@@ -28,11 +28,11 @@ _SECTIONS = sections_of(FinetuneOptions, JobOptions)
 )
 @options_of(FinetuneOptions, JobOptions, callbacks={"resume": read_resumed, "config": read_config})
 def command(**given: Any) -> int:
-    """Fine-tune a pretrained MODEL; save a checkpoint at each minimum of the learning rate.
+    """Fine-tune a pretrained MODEL; save a capture at each minimum of the learning rate.
 
-    MODEL is torchvision/NAME[:WEIGHTS], timm/NAME[.TAG], or timm's hf-hub:… and local-dir:….
-    Without options it is the paper's recipe for ImageNet (section 4.2 and A.1): 10 cycles of one
-    epoch from 0.001 to 0.00001.
+    MODEL is torchvision/NAME[:WEIGHTS], timm/NAME[.TAG], or timm's hf-hub:… or local-dir:….
+    The defaults are the paper's recipe for ImageNet (section 4.2 and A.1): 10 cycles of one epoch
+    from 0.001 to 0.00001.
     """
     job = taken(JobOptions, given)
     options = _options(job, given)
@@ -52,11 +52,11 @@ def _options(job: JobOptions, given: dict[str, Any]) -> FinetuneOptions:
     given["output"] = output or Path()
     options = taken(FinetuneOptions, given, resume=job.resume is not None)
     if job.then_average and options.swa_online:
-        raise click.UsageError("--swa-online averages in the run: leave --then-average out.")
+        raise click.UsageError("--swa-online averages during the run: leave out --then-average.")
     if options.include_init and not (job.then_average or options.swa_online):
         raise click.UsageError("--include-init needs an average: --then-average or --swa-online.")
     if output is None and not job.only_plan:
         raise click.UsageError("Missing option '-o' / '--output'.")
     if job.resume not in (None, output):
-        raise click.UsageError("--resume RUN goes on in RUN: leave -o out.")
+        raise click.UsageError("--resume RUN continues in RUN: leave out -o.")
     return options

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 )
 @checkpoints_argument
 @click.option("--entry", metavar="KEY", help="Which weights to take from a pickled file.")
-@click.option("--digest", is_flag=True, help="Compute the content digests; reads all bytes.")
+@click.option("--digest", is_flag=True, help="Also compute content digests, which reads all bytes.")
 @click.option(
     "--verify",
     is_flag=True,
-    help="Compare the sources that averages name with the files given; status 1 if they differ.",
+    help="Compare the sources that averages name with the given files; exit with 1 if they differ.",
 )
 @options_of(OutputOptions, only=("as_json",))
 def command(
@@ -32,7 +32,7 @@ def command(
 ) -> None:
     """Show what is in checkpoints, where they came from, and whether they belong together.
 
-    Reads headers only (and no torch for safetensors) unless digests are asked for.
+    Reads only headers, unless digests are asked for; safetensors need no torch.
     """
     from swa_tools.averaging import Uniform, open_all, plan_average
     from swa_tools.checkpoints import find_checkpoints
@@ -56,7 +56,8 @@ def command(
     if changed:
         raise CheckpointError(
             f"{changed[0].average}: its source {changed[0].source.name} is not what was averaged:"
-            f" expected {changed[0].source.digest}, found {changed[0].found}"
+            f" expected {changed[0].source.digest}, found {changed[0].found}; give the original"
+            " file, or average again"
         )
 
 
@@ -124,7 +125,7 @@ def _print(
         state = {True: "same", False: "DIFFERENT", None: "not given"}[check.is_same]
         click.echo(f"{check.average.name} <- {check.source.name}: {state}")
     if len(inspections) > 1 and difference is None:
-        click.echo("They belong together: the same names, shapes and dtypes.")
+        click.echo("They belong together: they have the same names, shapes and dtypes.")
     elif difference is not None:
         notice(f"They do not belong together: {difference}")
 

@@ -21,15 +21,15 @@ from swa_tools.landscape.options import PlaneOptions
     "--project",
     multiple=True,
     metavar="CHECKPOINT",
-    help="Mark the nearest point of the plane for it, too; may be repeated.",
+    help="Also mark this checkpoint at the nearest point of the plane; may be repeated.",
 )
 @surface_options(PlaneOptions)
 def command(*, checkpoints: tuple[str, ...], project: tuple[str, ...], **given: Any) -> None:
     """Draw train loss and test error on the plane through three checkpoints.
 
-    Figures 1 and 3 of the paper. At each point of a grid BatchNorm is recomputed, then train loss
-    (with its L2 term) and test error are measured. A killed command goes on where it was when it is
-    given again; torchrun spreads the points over GPUs.
+    Figures 1 and 3 of the paper. At each point of a grid, BatchNorm is recomputed, then train loss
+    (with its L2 term) and test error are measured. If the command is killed, giving it again
+    resumes it; torchrun spreads the points over GPUs.
     """
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.report import plane_picture

@@ -22,7 +22,7 @@ def command(*, checkpoints: tuple[str, ...], **given: Any) -> None:
     Figure 4 of the paper. Directions are uniform on the unit sphere of all parameters, and the same
     for every checkpoint; BatchNorm is recomputed at each point. The width of a minimum is the
     distance at which the error has grown by 1 and by 5 points, with its 95 % interval over the
-    rays. A killed command goes on where it was when it is given again.
+    rays. If the command is killed, giving it again resumes it.
     """
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.report import ray_picture

@@ -27,7 +27,7 @@ SUFFIXES = (".png", ".svg")
     "  swa-tools report run --text"
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=PATH)
-@click.option("-o", "--output", type=PATH, metavar="DIR", help="Folder for page and pictures.")
+@click.option("-o", "--output", type=PATH, metavar="DIR", help="Folder for the page and pictures.")
 @click.option("--text", is_flag=True, help="Print the tables instead of writing a page.")
 @options_of(PictureOptions)
 @options_of(OutputOptions, only=("force",))
@@ -36,10 +36,10 @@ def command(
 ) -> None:
     """Put everything about runs on one self-contained HTML page, with all pictures as files.
 
-    What each run was, its scores with 95 % intervals, its pictures, and how to obtain each number
-    again. Several runs stand side by side; those that differ in the seed alone share a line. The
-    numbers of plane, ray, segment, trajectory and evaluate --save-logits are shown where they lie
-    in the run's folder. No torch.
+    The page shows what each run was, its scores with 95 % intervals, its pictures, and how to
+    reproduce each number. Several runs are compared; those that differ only in the seed share a
+    line. Numbers of plane, ray, segment, trajectory and evaluate --save-logits are shown if they
+    are in the run's folder. Needs no torch.
     """
     from swa_tools.report.runs import load_runs
 
@@ -91,7 +91,9 @@ def _write(runs: "list[RunData]", output: Path, *, options: PictureOptions, forc
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{error.filename}: cannot make this folder: {error.strerror}") from error
+        raise OutputError(
+            f"{error.filename}: cannot create this folder: {error.strerror}"
+        ) from error
     for file in (output / PAGE, *files):
         check_output(file, force=force)
     names = ", ".join(run.name for run in runs)
@@ -100,4 +102,4 @@ def _write(runs: "list[RunData]", output: Path, *, options: PictureOptions, forc
         save_picture(picture, file, options=options, force=force)
     with atomic_output(output / PAGE, force=force) as stream:
         stream.write(page)
-    click.echo(f"{output / PAGE}: {len(page):,} bytes; {len(files)} pictures beside it")
+    click.echo(f"{output / PAGE}: {len(page):,} bytes; {len(files)} picture files next to it")

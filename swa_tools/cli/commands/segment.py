@@ -20,9 +20,9 @@ from swa_tools.landscape.options import SegmentOptions
 def command(*, swa: str | None, sgd: str | None, **given: Any) -> None:
     """Draw test error and train loss on the line through the average SWA and another, SGD.
 
-    Figure 5 of the paper: w(t) = t·w_SGD + (1 − t)·w_SWA by its signed distance, 0 at SWA and
-    positive toward SGD; BatchNorm is recomputed at each point. A killed command goes on where it
-    was when it is given again.
+    Figure 5 of the paper: w(t) = t·w_SGD + (1 − t)·w_SWA over its signed distance, 0 at SWA and
+    positive toward SGD; BatchNorm is recomputed at each point. If the command is killed, giving it
+    again resumes it.
     """
     from swa_tools.checkpoints import find_checkpoints
     from swa_tools.errors import SwaToolsError

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from swa_tools.averaging import Selection
 from swa_tools.batchnorm.options import BnOptions
+from swa_tools.cli.choosing import chosen_checkpoints
 from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.output import command_line, notice, print_json, print_table
@@ -31,21 +33,21 @@ if TYPE_CHECKING:
     epilog="\b\nExample:\n  swa-tools soup run --data imagenet --held-out 10000 -o soup.safetensors"
 )
 @checkpoints_argument
-@options_of(ImageSource)
+@options_of(Selection, ImageSource)
 @output_option
 @click.option(
     "--split",
     type=click.Choice(["train", "val"]),
     default="train",
     show_default=True,
-    help="Choose by held-out training images, or by the validation images, which are then no test"
-    " of the soup any more.",
+    help="Choose by held-out training images, or by the validation images, which then no longer"
+    " test the soup.",
 )
 @click.option(
     "--held-out",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Training images to choose by, a random, class-balanced part.  [default: a tenth]",
+    help="Number of training images to choose by: random, class-balanced.  [default: a tenth]",
 )
 @click.option(
     "--trial-samples",
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     default=2048,
     show_default=True,
     metavar="N",
-    help="Images that BatchNorm is recomputed on for each soup on trial.",
+    help="Number of images to recompute BatchNorm on for each soup on trial.",
 )
 @options_of(BnOptions)
 @old_view_flags
@@ -70,18 +72,17 @@ def command(
 ) -> None:
     """Average those CHECKPOINTs that make the average better (greedy soup, Wortsman et al. 2022).
 
-    From the best checkpoint on, each is added if the soup's top-1 does not fall. BatchNorm is
-    recomputed for every soup. Images held out here may have been trained on: they rank
-    checkpoints, they do not test them.
+    Starting with the best, each checkpoint is added if the soup's top-1 does not fall. BatchNorm is
+    recomputed for every soup. The checkpoints may have been trained on the held-out images, so
+    these can rank checkpoints but not test them.
     """
-    from swa_tools.checkpoints import find_checkpoints
     from swa_tools.data import hold_out, open_split
     from swa_tools.selection import greedy_soup
 
     if split == "val" and held_out is not None:
         raise click.UsageError("--held-out is a part of the training images: leave --split val out")
     outcome = taken(OutcomeOptions, given)
-    paths = find_checkpoints(checkpoints)
+    paths = chosen_checkpoints(checkpoints, taken(Selection, given), entry=given["entry"]).paths
     check_results(outcome.results)
     with setting_of(given) as setting:
         train = setting.train
@@ -155,9 +156,9 @@ def _print(soup: "GreedySoup", output: Path, split: str) -> None:
     print_table(columns, rows, caption=f"{n_samples:,} {images}")
     click.echo(
         f"{output}: the average of {len(soup.taken)} of {len(soup.steps)} checkpoints; a candidate"
-        " is left out where the soup's top-1 falls"
+        " is left out if the soup's top-1 would fall"
     )
     if split == "train":
-        notice(f"test it: swa-tools evaluate {shlex.quote(str(output))} --data DIR")
+        notice(f"test it with: swa-tools evaluate {shlex.quote(str(output))} --data DIR")
     else:
-        notice("chosen by the validation images: their top-1 is no test of this soup")
+        notice("chosen by the validation images: top-1 on them does not test this soup")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from swa_tools.averaging import Selection
 from swa_tools.batchnorm.options import BnOptions
+from swa_tools.cli.choosing import chosen_checkpoints
 from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import options_of, taken
-from swa_tools.cli.duplicates import without_duplicates
 from swa_tools.cli.output import command_line, number, print_json, print_table
 from swa_tools.cli.parameter_types import PATH
 from swa_tools.cli.pictures import PictureOptions, save_picture
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     epilog="\b\nExample:\n  swa-tools sweep run --data imagenet --samples 10000 --plot sweep.png"
 )
 @checkpoints_argument
-@options_of(ImageSource)
+@options_of(Selection, ImageSource)
 @split_option
 @click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Write the table as CSV, too.")
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw the curve (PNG, SVG or PDF).")
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=4,
     show_default=True,
-    help="Averages in memory at a time; so many share a pass over the images.",
+    help="Averages in memory at a time; they share a pass over the images.",
 )
 @options_of(ModelChoice, OutcomeOptions)
 def command(
@@ -61,25 +62,22 @@ def command(
 ) -> None:
     """Score the averages of the first and of the last n CHECKPOINTs, for every n.
 
-    BatchNorm is recomputed for each; nothing is written but the table. It shows what more cycles
-    are worth (Table 2 and Figure 6 of the paper).
+    BatchNorm is recomputed for each; no average is written. The table shows what more cycles are
+    worth (Table 2 and Figure 6 of the paper).
     """
-    from swa_tools.averaging import open_all
-    from swa_tools.checkpoints import check_output, find_checkpoints
+    from swa_tools.checkpoints import check_output
     from swa_tools.data import open_split
     from swa_tools.report import picture_format
     from swa_tools.selection import sweep
 
     pictures, outcome = taken(PictureOptions, given), taken(OutcomeOptions, given)
-    paths = find_checkpoints(checkpoints)
+    paths = chosen_checkpoints(checkpoints, taken(Selection, given), entry=given["entry"]).paths
     check_results(outcome.results)
     if plot is not None:
         picture_format(plot)
     for output in (csv_file, plot):
         if output is not None:
             check_output(output, force=outcome.force)
-    with open_all(paths, entry=given["entry"]) as opened:
-        paths = [checkpoint.path for checkpoint in without_duplicates(opened)]
     with setting_of(given) as setting:
         points = sweep(paths, open_split(split, taken(ImageSource, given)), setting)
     if not setting.context.is_main:

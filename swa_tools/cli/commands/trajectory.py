@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @click.argument(
     "checkpoints", nargs=-1, metavar="RUN|CHECKPOINT...", type=click.Path(readable=False)
 )
-@click.option("--start", metavar="CHECKPOINT", help="Where the run began.  [default: the run's]")
+@click.option(
+    "--start", metavar="CHECKPOINT", help="Weights that the run began with.  [default: the run's]"
+)
 @click.option("--entry", metavar="KEY", help="Which weights to take from a pickled file.")
 @options_of(DrawingOptions)
 def command(
@@ -30,15 +32,15 @@ def command(
 ) -> None:
     """Measure a run's path through weight space: is it exploring, or still descending?
 
-    Section 3.6 of the paper. Distances between captures, to their mean and to the start, and three
-    numbers that tell independent samples from a random walk and from straight motion. From the
-    files alone, streaming, without torch.
+    Section 3.6 of the paper. Prints distances between captures, to their mean and to the start, and
+    three numbers that tell independent samples from a random walk and from straight motion. Needs
+    only the files; streams them, without torch.
     """
     from swa_tools.report import trajectory_picture
 
     drawing = taken(DrawingOptions, given)
     if drawing.source is not None and (checkpoints or drawing.output is not None):
-        raise click.UsageError("--from draws again: leave out checkpoints and -o.")
+        raise click.UsageError("--from draws what was measured: leave out checkpoints and -o.")
     check_plots(drawing)
     if drawing.source is not None:
         numbers = read_kind(drawing.source, "trajectory")

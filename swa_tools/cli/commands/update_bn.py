@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 def command(*, checkpoint: Path, output: Path, force: bool, as_json: bool, **given: Any) -> None:
     """Recompute the BatchNorm statistics of a CHECKPOINT on the training images.
 
-    Averaged weights need it: no average of statistics fits them. Images are prepared as in the
-    training that the weights come from; only BatchNorm layers run in train mode. What the authors'
-    code does is --estimator sample-weighted --train-mode.
+    Averaged weights need this, because averaged statistics may not fit them. Images are prepared as
+    in the training that the weights come from; only BatchNorm layers run in train mode. --estimator
+    sample-weighted --train-mode does what the authors' code does.
     """
     from swa_tools.batchnorm import update_checkpoint
     from swa_tools.data import open_split

@@ -101,7 +101,7 @@ def test_message_of_many_runs_tells_the_lowest_and_the_highest(write_run):
 def test_message_of_few_runs_tells_all(write_run):
     folders = [write_run("a", average=61.0), write_run("b", n_cycles=1, top1=60.0)]
     message = comparison_picture(load_runs(folders)).message
-    assert "the average of a, 39.00 %; the last checkpoint of b, 39.00 %." in message
+    assert "the average of a, 39.00 %; the last capture of b, 39.00 %." in message
 
 
 def test_long_names_are_shortened_in_the_legend_alone(write_run):

@@ -46,7 +46,7 @@ def test_the_message_says_where_everything_ends(curves):
     message = demo_picture(curves).message
     assert "2 captures lie between 85.00 and 86.00 %" in message
     assert "their average is at 94.00 %" in message
-    assert "conventional training with as many epochs ends at 93.00 %" in message
+    assert "conventional training for the same number of epochs ends at 93.00 %" in message
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -62,7 +62,7 @@ def test_message_of_a_plane_says_where_the_average_is(tmp_path, write_surfaces):
     write_surfaces(tmp_path)
     numbers = read_numbers(tmp_path / "plane.npz")
     numbers.arrays["projected_xyd"][0] = (1.4, 2.2, 0.5)
-    text = "The average lies at (1.4, 2.2) on the plane, 1.79 from there"
+    text = "The average lies at (1.4, 2.2) on the plane, 1.79 from that point"
     assert text in plane_picture(numbers).message
     numbers.description["projected"][0]["kind"] = "checkpoint"
     assert "average" not in plane_picture(numbers).message

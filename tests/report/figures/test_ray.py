@@ -15,5 +15,5 @@ def test_message_of_rays_says_which_is_wider(tmp_path, write_surfaces):
     assert "At 5 points cycle-001 is wider than swa by 2 (95 % interval 1 to 3)." in message
     numbers.description["wider_than_next"] = [{"1": {"mean": 1, "interval": [-1, 3]}, "5": None}]
     message = ray_picture(numbers).message
-    assert "do not differ beyond the 95 % interval of the difference, -1 to 3" in message
-    assert "is not known" in message
+    assert "do not differ significantly: the 95 % interval of the difference is -1 to 3" in message
+    assert "is unknown" in message
