@@ -16,10 +16,10 @@ from swa_tools.checkpoints import (
     Checkpoint,
     CheckpointMetadata,
     SafetensorsWriter,
-    atomic_output,
-    check_output,
+    check_weights_output,
     file_metadata,
     open_checkpoint,
+    weights_output,
 )
 from swa_tools.checkpoints.metadata import Kind
 from swa_tools.errors import OutputError
@@ -94,7 +94,8 @@ def average_checkpoints(
 
     Args:
         paths: The checkpoints; see `open_checkpoint` for the formats.
-        output: Safetensors file to write. A name that ends in `/` is a folder, which gets
+        output: Safetensors file to write; `.pth`, `.pt`, `.bin` and `.ckpt` become files of
+            `torch.save`, which keep no metadata. A name that ends in `/` is a folder, which gets
             `model.safetensors` and the `config.json` that timm loads as `local-dir:`.
         kind: What the metadata calls the output.
         options: How to average.
@@ -120,10 +121,10 @@ def _write(
     plan: AveragePlan, path: Path, metadata: CheckpointMetadata, options: AverageOptions
 ) -> AverageResult:
     """Run the kernel into a file, which appears when everything has been read."""
-    check_output(path, force=options.force)
+    check_weights_output(path, force=options.force)
     _check_not_a_source(path, plan.checkpoints)
     layout = {tensor.name: (tensor.output_dtype, tensor.shape) for tensor in plan.tensors}
-    with atomic_output(path, force=options.force) as file:
+    with weights_output(path, force=options.force) as file:
         writer = SafetensorsWriter(file, layout, file_metadata(metadata, plan.ties))
 
         def write(tensor: TensorPlan, offset: int, data: memoryview) -> None:

@@ -8,7 +8,7 @@ from swa_tools.batchnorm.conditions import conditions_of
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.batchnorm.recomputation import Recomputation, recompute
 from swa_tools.batchnorm.recorder import batchnorm_layers
-from swa_tools.checkpoints import BnInfo, CheckpointMetadata, check_output
+from swa_tools.checkpoints import BnInfo, CheckpointMetadata, check_weights_output
 from swa_tools.data import ImageSet
 from swa_tools.distributed import Distributed
 from swa_tools.errors import DataError, SwaToolsError
@@ -45,7 +45,7 @@ def update_checkpoint(
         SwaToolsError: As from `load_checkpoint`, `recompute` and `save_state_dict`; nothing is
             written then.
     """
-    check_output(output, force=force)
+    check_weights_output(output, force=force)
     choice = choice or ModelChoice()
     built, metadata = load_checkpoint(path, choice)
     built = built.on(context.device, channels_last=options.channels_last)

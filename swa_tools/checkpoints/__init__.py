@@ -20,7 +20,10 @@ from swa_tools.checkpoints.writer import (
     SafetensorsWriter,
     atomic_output,
     check_output,
+    check_weights_output,
     file_metadata,
+    is_torch_name,
+    weights_output,
     write_checkpoint,
 )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from swa_tools.checkpoints.names import common_start, in_order, natural_key, without_a_number
 from swa_tools.checkpoints.reader import FOLDER_FILES, open_checkpoint
+from swa_tools.checkpoints.sharded import SHARD
 from swa_tools.errors import CheckpointError, NoWeightsError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
@@ -17,9 +18,6 @@ OTHER_CONTENT = re.compile(
     r"optim|sched|scaler|rng_?state|random_states|_args|_state\b", re.IGNORECASE
 )
 """In the names of what trainers save beside weights."""
-
-SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-"""In the names of the pieces of a sharded checkpoint."""
 
 INDEX_SUFFIX = ".index.json"
 

@@ -16,13 +16,26 @@ from swa_tools.checkpoints.foreign.torch_file import ZIP_START, TorchFile
 from swa_tools.checkpoints.header import JSON_BLANKS, PREFIX_BYTES
 from swa_tools.checkpoints.metadata import METADATA_KEY, CheckpointMetadata, parse_metadata
 from swa_tools.checkpoints.names import plain_names
-from swa_tools.checkpoints.sharded import open_index
+from swa_tools.checkpoints.sharded import SHARD, open_index
 from swa_tools.errors import CheckpointError
 
 MAX_BLANKS = 512
 """How many bytes are looked at for the beginning of a header without the name's help."""
 
-FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "open_clip_model.safetensors",
+    "adapter_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+    "adapter_model.bin",
+)
+"""The weights in a model folder, as the libraries of Hugging Face name them; the first counts."""
 
 
 class Checkpoint:
@@ -52,6 +65,8 @@ class Checkpoint:
             stored, prefix=self._files[0].prefix, keep_names=keep_names
         )
         self.notes = (*notes, *(note for file in self._files for note in file.notes))
+        if len(self._files) == 1 and SHARD.search(self._files[0].path.name):
+            self.notes += ("one piece of a sharded checkpoint; its index stands for the whole",)
         self._places = {name: (stored[old], old) for name, old in names.items()}
         self.tensors = {
             name: self._files[i].tensors[old] for name, (i, old) in self._places.items()
@@ -179,28 +194,29 @@ def open_checkpoint(
         with ExitStack() as stack:
             shards = []
             for shard in open_index(target):
-                file = SafetensorsFile(shard.path)
+                file = _open_file(shard.path, None)
                 stack.callback(file.close)
                 shard.check(file.tensors)
                 shards.append(file)
             checkpoint = Checkpoint(path, shards, keep_names=keep_names)
             stack.pop_all()
             return checkpoint
-    if is_safetensors(target):
-        if entry is not None:
-            raise CheckpointError(
-                f"{path}: a safetensors file holds one set of weights; leave out --entry {entry}"
-            )
-        return _checked(path, SafetensorsFile(target), keep_names=keep_names)
-    return _checked(path, TorchFile(target, entry=entry), keep_names=keep_names)
-
-
-def _checked(path: Path, file: TensorFile, *, keep_names: bool) -> Checkpoint:
+    file = _open_file(target, entry)
     try:
         return Checkpoint(path, [file], keep_names=keep_names)
     except BaseException:
         file.close()
         raise
+
+
+def _open_file(path: Path, entry: str | None) -> TensorFile:
+    if not is_safetensors(path):
+        return TorchFile(path, entry=entry)
+    if entry is not None:
+        raise CheckpointError(
+            f"{path}: a safetensors file holds one set of weights; leave out --entry {entry}"
+        )
+    return SafetensorsFile(path)
 
 
 def _file_in_folder(folder: Path) -> Path:

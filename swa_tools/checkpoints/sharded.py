@@ -1,6 +1,7 @@
-"""The index of a sharded safetensors checkpoint (`model.safetensors.index.json`)."""
+"""The index of a sharded checkpoint, such as `model.safetensors.index.json`."""
 
 import dataclasses
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from swa_tools.checkpoints.files import InputFile
 from swa_tools.checkpoints.header import MAX_HEADER_BYTES
 from swa_tools.errors import CheckpointError
 from swa_tools.json_documents import from_json, parse_object
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+"""In the names that the libraries of Hugging Face give to the pieces."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,9 +60,9 @@ def open_index(path: Path) -> list[Shard]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: not an index of safetensors: {error}") from error
+        raise CheckpointError(f"{path}: not an index of shards: {error}") from error
     if not weight_map:
-        raise CheckpointError(f"{path}: not an index of safetensors: its weight_map is empty")
+        raise CheckpointError(f"{path}: not an index of shards: its weight_map is empty")
     names: dict[str, set[str]] = {}
     for name, shard in weight_map.items():
         names.setdefault(shard, set()).add(name)

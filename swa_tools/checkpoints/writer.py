@@ -25,6 +25,11 @@ from swa_tools.errors import OutputError
 
 Buffer = bytes | bytearray | memoryview
 
+WEIGHTS_SUFFIX = ".safetensors"
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+"""Ends of the names of files that are expected to be those of `torch.save`."""
+
 
 def check_output(path: Path, *, force: bool = False) -> None:
     """Tell early whether an output could be written, before the work for it is done.
@@ -65,23 +70,82 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
     check_output(path, force=force)
     _remove_abandoned(path)
     try:
-        # Random, not the process's number: another machine that shares the disk may have the same.
-        temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
-        try:
-            with open(temporary, "xb+") as file:
-                with contextlib.suppress(OSError):  # some network file systems have no locks
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                check_output(path, force=force)
-                os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):  # it is gone; or else the next writer removes it
-                temporary.unlink()
+        with _temporary_file(path) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            check_output(path, force=force)
+            os.replace(file.name, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot write it: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def weights_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO]:
+    """Give a file to write safetensors to, as `atomic_output` does.
+
+    Where the output has a name of PyTorch's files, what was written becomes a file of `torch.save`
+    at the end: a plain state dict, without metadata.
+
+    Raises:
+        OutputError: The output exists and `force` is not set, or cannot be written.
+    """
+    path = Path(path)
+    check_weights_output(path, force=force)
+    if not is_torch_name(path):
+        with atomic_output(path, force=force) as file:
+            yield file
+        return
+    with atomic_output(path, force=force) as output, _temporary_file(path) as file:
+        yield file
+        file.flush()
+        _save_as_torch(Path(file.name), output)
+
+
+def check_weights_output(path: Path, *, force: bool = False) -> None:
+    """Tell early whether an output of weights could be written; see `check_output`.
+
+    Raises:
+        OutputError: As `check_output`, or its name is that of another format.
+    """
+    if path.suffix and not path.name.lower().endswith((WEIGHTS_SUFFIX, *TORCH_SUFFIXES)):
+        raise OutputError(
+            f"{path}: the name of an output says its format: expected {WEIGHTS_SUFFIX}, one of"
+            f" torch.save's ({', '.join(TORCH_SUFFIXES)}), or a folder for timm, {path}/"
+        )
+    check_output(path, force=force)
+
+
+def is_torch_name(path: Path) -> bool:
+    """Tell whether a file of this name is expected to be one of `torch.save`."""
+    return path.name.lower().endswith(TORCH_SUFFIXES)
+
+
+def _save_as_torch(safetensors_file: Path, output: BinaryIO) -> None:
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(safetensors_file, "pt") as file:
+        ties = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+    tensors |= {name: tensors[target] for name, target in ties.items() if target in tensors}
+    torch.save(tensors, output)
+
+
+@contextlib.contextmanager
+def _temporary_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a new file beside an output, which is removed at the end if it is still there."""
+    # Random, not the process's number: another machine that shares the disk may have the same.
+    temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
+    try:
+        with open(temporary, "xb+") as file:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file
+    finally:
+        with contextlib.suppress(OSError):  # it is gone; or else the next writer removes it
+            temporary.unlink()
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -176,7 +240,8 @@ def write_checkpoint(
     """Write arrays as a safetensors file, whole or not at all.
 
     Args:
-        path: The output.
+        path: The output; `.pth`, `.pt`, `.bin` and `.ckpt` become files of `torch.save`, which keep
+            no metadata.
         tensors: Arrays by name; any memory layout, written in C order. dtypes as NumPy and
             ml_dtypes have them.
         metadata: See `checkpoints.metadata`.
@@ -190,7 +255,7 @@ def write_checkpoint(
     layout = {
         name: (safetensors_dtype(array.dtype), array.shape) for name, array in tensors.items()
     }
-    with atomic_output(path, force=force) as file:
+    with weights_output(path, force=force) as file:
         writer = SafetensorsWriter(file, layout, file_metadata(metadata, ties))
         for name, array in tensors.items():
             stored = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from swa_tools.averaging import AverageOptions, AverageResult
 from swa_tools.batchnorm import Recomputation
-from swa_tools.checkpoints import check_output
+from swa_tools.checkpoints import check_weights_output
 from swa_tools.data import ImageSet
 from swa_tools.evaluation import CheckpointScores, Score, ScoredCheckpoint, evaluate_checkpoints
 from swa_tools.selection.setting import Setting
@@ -91,7 +91,7 @@ def average_and_score(
         SwaToolsError: As from each of the three stages; nothing is written before the second one
             is done.
     """
-    check_output(output, force=average.force)
+    check_weights_output(output, force=average.force)
     evaluation = setting.evaluation
     with setting.shared_folder(output.parent) as folder:
         stale = folder / f"stale-{output.name}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swa_tools.averaging import AverageOptions, RunningMean
 from swa_tools.batchnorm import Recomputation
-from swa_tools.checkpoints import check_output
+from swa_tools.checkpoints import check_weights_output
 from swa_tools.data import ImageSet
 from swa_tools.evaluation import Score, evaluate_checkpoints
 from swa_tools.models import from_arrays, load_state_dict, to_arrays
@@ -79,7 +79,7 @@ def greedy_soup(
         SwaToolsError: As from `evaluate_checkpoints`, `average_checkpoints` and
             `update_checkpoint`; nothing is written then.
     """
-    check_output(output, force=force)
+    check_weights_output(output, force=force)
     n_samples = min(trial_samples, setting.bn.n_samples or trial_samples)
     on_trial = dataclasses.replace(setting.bn, n_samples=n_samples)
     trial = open_trial(paths[0], held_out, dataclasses.replace(setting, bn=on_trial))

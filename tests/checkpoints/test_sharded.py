@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from swa_tools.checkpoints import content_digest, open_checkpoint, write_checkpoint
 from swa_tools.errors import CheckpointError
@@ -160,3 +161,34 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(tmp_path, weight_map, 
     with pytest.raises(CheckpointError, match=f"tensor '[bc]' is missing from {missing_from}$"):
         open_checkpoint(index)
     assert len(os.listdir("/dev/fd")) == n_open
+
+
+def test_shards_of_torch_are_read_like_those_of_safetensors(tmp_path, read_all):
+    pieces = [f"pytorch_model-0000{k}-of-00002.bin" for k in (1, 2)]
+    for piece, names in zip(pieces, ("ab", "cd"), strict=True):
+        torch.save({name: torch.from_numpy(ARRAYS[name]) for name in names}, tmp_path / piece)
+    weight_map = {"a": pieces[0], "b": pieces[0], "c": pieces[1], "d": pieces[1]}
+    index_of(tmp_path, weight_map, name="pytorch_model.bin.index.json")
+    found = read_all(tmp_path)
+    assert found.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_shard_that_is_given_as_a_checkpoint_is_named_as_one(tmp_path):
+    path = tmp_path / "model-00001-of-00002.safetensors"
+    write_checkpoint(path, {"a": np.ones(1)}, None)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.notes == (
+            "one piece of a sharded checkpoint; its index stands for the whole",
+        )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["diffusion_pytorch_model.safetensors", "adapter_model.safetensors", "pytorch_model.bin"],
+)
+def test_the_folders_of_hugging_face_are_models(tmp_path, read_all, name):
+    arrays = {"a": np.ones(3, np.float32)}
+    write_checkpoint(tmp_path / name, arrays, None)
+    np.testing.assert_array_equal(read_all(tmp_path)["a"], arrays["a"])

@@ -12,9 +12,12 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
+from typing import ClassVar
 
+import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
 from swa_tools.checkpoints import (
     SafetensorsWriter,
@@ -426,3 +429,40 @@ def test_every_file_that_is_opened_is_closed(tmp_path):
     for number in range(20):
         write_checkpoint(tmp_path / f"{number}.safetensors", ARRAYS, None)
     assert len(os.listdir("/dev/fd")) == n_open
+
+
+class TestTheNameSaysTheFormat:
+    ARRAYS: ClassVar = {
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "a": np.array(7),
+        "h": np.ones(4, ml_dtypes.bfloat16),
+    }
+
+    @pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.bin", "x.ckpt", "x.pth.tar", "X.PTH"])
+    def test_torch_loads_what_has_a_name_of_torch_files(self, tmp_path, name):
+        path = tmp_path / name
+        write_checkpoint(path, self.ARRAYS, None, ties={"tied": "b"})
+        loaded = torch.load(path, weights_only=True)
+        assert loaded.keys() == {*self.ARRAYS, "tied"}
+        for tensor_name, array in self.ARRAYS.items():
+            assert loaded[tensor_name].tolist() == array.tolist()
+        assert loaded["tied"].data_ptr() == loaded["b"].data_ptr()
+        assert loaded["h"].dtype == torch.bfloat16
+        assert os.listdir(tmp_path) == [name]
+        with open_checkpoint(path) as checkpoint:
+            np.testing.assert_array_equal(checkpoint.read("b"), self.ARRAYS["b"])
+
+    @pytest.mark.parametrize("name", ["x.npz", "x.h5", "x.tar"])
+    def test_names_of_other_formats_are_refused(self, tmp_path, name):
+        with pytest.raises(OutputError, match="the name of an output says its format: expected .s"):
+            write_checkpoint(tmp_path / name, self.ARRAYS, None)
+        assert os.listdir(tmp_path) == []
+
+    def test_a_failure_leaves_nothing_behind(self, tmp_path, monkeypatch):
+        def full_disk(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(torch, "save", full_disk)
+        with pytest.raises(OutputError, match="x.pth: cannot write it: No space left"):
+            write_checkpoint(tmp_path / "x.pth", self.ARRAYS, None)
+        assert os.listdir(tmp_path) == []

@@ -20,11 +20,11 @@ from swa_tools.averaging import (
     plan_average,
 )
 from swa_tools.batchnorm.options import BnOptions
-from swa_tools.checkpoints import Checkpoint, check_output
+from swa_tools.checkpoints import Checkpoint, check_weights_output, is_torch_name
 from swa_tools.cli.choosing import chosen_checkpoints
 from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import names_of, options_of, sections_of, taken
-from swa_tools.cli.output import print_json, print_table, progress
+from swa_tools.cli.output import notice, print_json, print_table, progress
 from swa_tools.cli.recording import check_results
 from swa_tools.cli.sections import SectionedCommand
 from swa_tools.cli.shared_options import (
@@ -53,7 +53,9 @@ SECTIONS = {
     "  swa-tools average 'epoch-*.pth' --last 5 -o averaged.safetensors",
 )
 @checkpoints_argument
-@click.option("-o", "--output", metavar="FILE", help="Safetensors file; DIR/ for a model folder.")
+@click.option(
+    "-o", "--output", metavar="FILE", help="x.safetensors, x.pth, or a folder x/ for timm."
+)
 @options_of(Selection, WeightingOptions, AverageOptions)
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and stop.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what will be done, then do it.")
@@ -93,7 +95,7 @@ def command(
             _print_plan(opened, options, as_json=outcome.as_json and only_plan)
     is_folder = output is not None and output.endswith("/")
     if output is not None and not is_folder:
-        check_output(Path(output), force=options.force)
+        check_weights_output(Path(output), force=options.force)
     if only_plan or output is None:
         return
     if not (source.data or source.train_dir or source.val_dir):
@@ -218,6 +220,8 @@ def _print_result(result: AverageResult, *, as_json: bool) -> None:
         f"{result.path}: the average of {n_sources} checkpoint{'s'[: n_sources != 1]},"
         f" {result.n_averaged} tensors averaged, {result.n_copied} copied"
     )
+    if is_torch_name(result.path):
+        notice("torch's files keep no metadata: model and BatchNorm's state are not in it")
     if result.metadata.bn.state == "stale":
         click.echo(
             "Its BatchNorm statistics are stale: recompute them with `swa-tools update-bn"
