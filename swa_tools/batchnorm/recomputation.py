@@ -80,7 +80,7 @@ def recompute(
     )
     batches: Iterable[Batch] = loader
     if is_stopped is not None:
-        batches = _until(is_stopped, batches)
+        batches = until(is_stopped, batches)
     if options.train_mode:
         batches = _seeded(batches, seed=conditions.seed, context=context)
     reports = update_bn_many(
@@ -110,7 +110,7 @@ def recompute(
     )
 
 
-def _until(is_stopped: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
+def until(is_stopped: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
     """Yield batches until stopped, but always the first: no rank may be without one."""
     for batch in batches:
         yield batch

@@ -31,9 +31,9 @@ split_option = click.option(
 class OutputOptions:
     """How a command writes."""
 
-    force: bool = option(False, help="Replace outputs that exist.")
+    force: bool = option(False, help="Replace existing outputs.")
     as_json: bool = option(
-        False, help="Print one JSON document on stdout, nothing else.", flag="--json"
+        False, help="Print one JSON document on stdout and nothing else.", flag="--json"
     )
 
 
@@ -45,7 +45,7 @@ class OutcomeOptions(OutputOptions):
         None,
         help="Append the scores to this JSON-lines file.",
         metavar="FILE",
-        shown_default="RUN/results.jsonl where all checkpoints come from one run",
+        shown_default="RUN/results.jsonl if all checkpoints come from one run",
     )
 
 

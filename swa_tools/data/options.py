@@ -22,16 +22,22 @@ class ImageSource:
 
     data: Path | None = option(
         None,
-        help="Folder with train/ and val/ (or validation/), each with one folder per class, or with"
-        " tar files of these.",
+        help="Folder with train/ and val/ (or validation/), each with one folder per class; or with"
+        " train.tar and val.tar.",
         metavar="DIR",
         **_SOURCE,
     )
     train_dir: Path | None = option(
-        None, help="Folder of the training images alone.", metavar="DIR", **_SOURCE
+        None,
+        help="Folder or tar file of the training images, instead of --data.",
+        metavar="DIR",
+        **_SOURCE,
     )
     val_dir: Path | None = option(
-        None, help="Folder of the validation images alone.", metavar="DIR", **_SOURCE
+        None,
+        help="Folder or tar file of the validation images, instead of --data.",
+        metavar="DIR",
+        **_SOURCE,
     )
     dataset: str | None = option(
         None,

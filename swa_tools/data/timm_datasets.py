@@ -13,17 +13,14 @@ from swa_tools.errors import DataError
 TIMM_SPLITS = {"train": "train", "val": "validation"}
 
 
-def open_dataset(
-    name: str, *, split: Literal["train", "val"], root: Path, download: bool = False
-) -> ImageSet:
+def open_dataset(name: str, *, split: Literal["train", "val"], root: Path) -> ImageSet:
     """Open a data set by its name in timm's `create_dataset`.
 
     Args:
         name: `torch/cifar10`, `torch/image_folder`, `hfds/OWNER/NAME` (needs the package
             datasets), … An empty name is a folder, or a tar file, that timm reads.
         split: Which part of the data set.
-        root: Where it lies, or where it is downloaded to.
-        download: Whether torchvision may download it.
+        root: The folder that holds it, or that Hugging Face downloads it to.
 
     Raises:
         DataError: timm cannot open it, it is a stream (`tfds/`, `hfids/`), or it does not list its
@@ -33,7 +30,7 @@ def open_dataset(
 
     try:
         # A stream, which is refused below, is opened here, too: only its type tells it apart.
-        dataset = create_dataset(name, root=str(root), split=TIMM_SPLITS[split], download=download)
+        dataset = create_dataset(name, root=str(root), split=TIMM_SPLITS[split])
     except Exception as error:  # Whatever the library behind the name raises.
         reason = " ".join(str(error).split()) or type(error).__name__
         what = f"the data set {name!r}" if name else "it"  # Without a name it is the file itself.

@@ -6,6 +6,9 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from swa_tools.data import ImageSet, evaluation_loader, map_to_outputs
 from swa_tools.distributed import Distributed, amp_dtype
@@ -99,16 +102,7 @@ def _predictors(
 ) -> tuple[dict[str, Predictor], bool]:
     """Return where the logits of each candidate come from, and whether all are on disk."""
     amp = amp_dtype(options.amp, context.device)
-    origins = {
-        one.name: {
-            "checkpoint": one.digest,
-            "model": dataclasses.asdict(built.info),
-            "images": images.digest(),
-            "preprocessing": dataclasses.asdict(built.preprocessing),
-            "amp": str(amp),
-        }
-        for one in candidates
-    }
+    origins = {one.name: _origin(one, built, images, amp) for one in candidates}
     files = {
         one.name: logits_path(
             options.save_logits, checkpoint=one.path.name, origin=origins[one.name]
@@ -118,35 +112,56 @@ def _predictors(
     }
     # Rank 0 decides, so that a file that appears in the meantime cannot make the ranks disagree.
     saved = context.broadcast({name for name, file in files.items() if file.exists()})
-    bank = ModelBank(
+    to_run = [one for one in candidates if one.name not in saved]
+    bank = _bank(to_run, built, options=options, context=context)
+    predictors = {
+        name: stack.enter_context(reading(files[name], n_samples=len(images))) for name in saved
+    }
+    for one in to_run:
+        predictor = bank.predictor(one.name, amp=amp)
+        if one.name in files:
+            keeping = saving(
+                predictor,
+                files[one.name],
+                images=images,
+                n_outputs=built.info.num_classes,
+                origin=origins[one.name],
+                context=context,
+            )
+            predictor = stack.enter_context(keeping)
+        predictors[one.name] = predictor
+    return {one.name: predictors[one.name] for one in candidates}, not to_run
+
+
+def _origin(
+    one: Candidate, built: BuiltModel, images: ImageSet, amp: torch.dtype | None
+) -> dict[str, Any]:
+    """Return everything that the logits of a candidate depend on."""
+    return {
+        "checkpoint": one.digest,
+        "model": dataclasses.asdict(built.info),
+        "images": images.digest(),
+        "preprocessing": dataclasses.asdict(built.preprocessing),
+        "amp": str(amp),
+    }
+
+
+def _bank(
+    candidates: Sequence[Candidate],
+    built: BuiltModel,
+    *,
+    options: EvaluationOptions,
+    context: Distributed,
+) -> ModelBank:
+    return ModelBank(
         built.on(context.device, channels_last=options.channels_last).module,
         {
             one.name: functools.partial(load_state_dict, one.path, entry=options.entry)
             for one in candidates
-            if one.name not in saved
         },
         at_once=options.at_once,
         compiled=options.compile,
     )
-    predictors = {}
-    for one in candidates:
-        if one.name in saved:
-            predictor = stack.enter_context(reading(files[one.name], n_samples=len(images)))
-        else:
-            predictor = bank.predictor(one.name, amp=amp)
-            if one.name in files:
-                predictor = stack.enter_context(
-                    saving(
-                        predictor,
-                        files[one.name],
-                        images=images,
-                        n_outputs=built.info.num_classes,
-                        origin=origins[one.name],
-                        context=context,
-                    )
-                )
-        predictors[one.name] = predictor
-    return predictors, len(saved) == len(candidates)
 
 
 def _members(candidates: Sequence[Candidate]) -> list[Candidate]:

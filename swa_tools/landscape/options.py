@@ -63,7 +63,7 @@ class PlaneOptions:
         15, help="Points along each side of the grid.", flag="--points", bounds=Bounds(min=2)
     )
     margin: float = option(
-        0.25, help="Room around the checkpoints, as a part of their extent.", bounds=NOT_NEGATIVE
+        0.25, help="Room around the checkpoints, as a share of their extent.", bounds=NOT_NEGATIVE
     )
 
 
@@ -71,9 +71,9 @@ class PlaneOptions:
 class RayOptions:
     """Which points of rays are scored: the directions, drawn from a seed, serve all checkpoints."""
 
-    n_rays: int = option(10, help="Directions.", flag="--rays", bounds=COUNT)
+    n_rays: int = option(10, help="Number of directions.", flag="--rays", bounds=COUNT)
     n_points: int = option(
-        12, help="Points on each ray besides the checkpoint.", flag="--points", bounds=COUNT
+        12, help="Points on each ray, not counting the checkpoint.", flag="--points", bounds=COUNT
     )
     distance: float | None = option(
         None,
@@ -93,6 +93,7 @@ class SegmentOptions:
     )
     beyond: float = option(
         1.0,
-        help="How far to go on beyond each of them, in lengths between them.",
+        help="How far to continue beyond each checkpoint, as a multiple of the distance"
+        " between them.",
         bounds=NOT_NEGATIVE,
     )

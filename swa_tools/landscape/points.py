@@ -97,10 +97,6 @@ class PointFile:
         if not self._has_head:
             self._append(self._head)
 
-    def remove(self) -> None:
-        """Remove the file; its points are in the output."""
-        self.path.unlink(missing_ok=True)
-
     def _append(self, document: Mapping[str, Any]) -> None:
         # The leading newline separates it from a line that was cut off.
         data = f"\n{json.dumps(document)}\n".encode()

@@ -22,7 +22,7 @@ from swa_tools.data import (
 )
 from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import DataError, SwaToolsError
-from swa_tools.evaluation import Evaluation, evaluate
+from swa_tools.evaluation import evaluate
 from swa_tools.landscape.options import SurfaceOptions
 from swa_tools.landscape.points import PointScore
 from swa_tools.listening import Advance, unheard
@@ -106,7 +106,12 @@ class Surface:
         try:
             if "bn" in self._loaders:
                 update_bn(self._module, self._loaders["bn"], amp=self._amp, advance=advance)
-            scores = {name: self._evaluate(name, advance) for name in ("train", "val")}
+            scores = {
+                name: evaluate(
+                    {"point": self._module}, self._loaders[name], amp=self._amp, advance=advance
+                )
+                for name in ("train", "val")
+            }
         except DataError:
             raise
         except SwaToolsError:
@@ -166,11 +171,6 @@ class Surface:
             # Cast before the transfer: not every device has float64.
             target.copy_(torch.from_numpy(np.asarray(array, order="C")).to(target.dtype))
         return math.fsum(squares)
-
-    def _evaluate(self, name: str, advance: Advance) -> Evaluation:
-        return evaluate(
-            {"point": self._module}, self._loaders[name], amp=self._amp, advance=advance
-        )
 
     def _overflow(self, l2: float) -> PointScore:
         nothing = math.nan

@@ -56,7 +56,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
 
 
 @functools.cache
-def student_t(degrees: int, *, confidence: float = CONFIDENCE) -> float:
+def student_t(degrees: int) -> float:
     """Return the two-sided quantile of Student's distribution.
 
     The density is proportional to (1 + t²/ν)^(−(ν+1)/2). With t = √ν·tan θ it becomes cos^(ν−1) θ,
@@ -65,7 +65,7 @@ def student_t(degrees: int, *, confidence: float = CONFIDENCE) -> float:
     theta = np.linspace(0, math.pi / 2, 20_001)
     density = np.cos(theta) ** (degrees - 1)
     integral = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    found = np.interp(confidence, integral / integral[-1], theta)
+    found = np.interp(CONFIDENCE, integral / integral[-1], theta)
     return float(math.sqrt(degrees) * math.tan(found))
 
 

@@ -35,13 +35,3 @@ class ModelChoice:
         help="Which weights to take from a pickled file that holds several (state_dict_ema …).",
         metavar="KEY",
     )
-
-    @property
-    def without_entry(self) -> "ModelChoice":
-        """The same choice for a file that swa-tools wrote from such a file: it has no entries."""
-        return ModelChoice(
-            model=self.model,
-            model_kwargs=self.model_kwargs,
-            num_classes=self.num_classes,
-            image_size=self.image_size,
-        )

@@ -12,15 +12,12 @@ def _table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     caption: str,
-    *,
-    text_columns: Sequence[str] = (),
 ) -> Table:
     return Table(
         columns=tuple(columns),
         rows=tuple(tuple(row) for row in rows),
         kinds=("number",) * len(rows),
         caption=caption,
-        text_columns=frozenset(text_columns),
     )
 
 

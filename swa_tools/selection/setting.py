@@ -68,7 +68,7 @@ class Setting:
             self.train,
             options=self.bn,
             context=self.context,
-            choice=self.evaluation.without_entry,
+            choice=dataclasses.replace(self.evaluation, entry=None),  # a file of ours has none
             force=average.force,
             listener=self.listener,
         )

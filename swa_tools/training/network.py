@@ -30,11 +30,8 @@ class Stepper:
         optimizer: Updates the module's parameters.
         scaler: Scales the loss; does nothing unless the step computes in float16.
         amp: dtype of mixed precision; None for full precision.
-        pieces: Number of pieces that a batch is computed in.
-        label_smoothing: Label smoothing of the cross entropy.
-        clip_grad: Largest global norm of the gradients; None for no clipping.
-        seed, rank: With the step, they determine the random numbers of dropout and stochastic
-            depth.
+        options: The run, whose seed, pieces, label smoothing and clipping count here.
+        rank: With seed and step, it determines the random numbers of dropout and stochastic depth.
         steps_before: Steps of the runs that this one continues, so that it draws new numbers.
     """
 
@@ -42,10 +39,7 @@ class Stepper:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     amp: torch.dtype | None
-    pieces: int
-    label_smoothing: float
-    clip_grad: float | None
-    seed: int
+    options: FinetuneOptions
     rank: int
     steps_before: int = 0
 
@@ -65,12 +59,14 @@ class Stepper:
             The mean loss over the share, a float32 scalar on the device, which may still be
             computing it.
         """
-        _seed(images.device, step_seed(self.seed, step=self.steps_before + step, rank=self.rank))
+        seed = step_seed(self.options.seed, step=self.steps_before + step, rank=self.rank)
+        _seed(images.device, seed)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=images.device)
-        image_pieces, target_pieces = images.chunk(self.pieces), targets.chunk(self.pieces)
+        n_pieces = self.options.accumulate
+        image_pieces, target_pieces = images.chunk(n_pieces), targets.chunk(n_pieces)
         for number, (piece, piece_targets) in enumerate(
             zip(image_pieces, target_pieces, strict=True), start=1
         ):
@@ -90,7 +86,7 @@ class Stepper:
                     f"the model returns a {type(logits).__name__} instead of logits in training;"
                     " try --model-kwargs aux_logits=false"
                 )
-            return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+            return F.cross_entropy(logits, targets, label_smoothing=self.options.label_smoothing)
 
     def _gradients_stay_here(self, *, unless: bool) -> contextlib.AbstractContextManager[None]:
         """Exchange gradients between ranks only in the last piece."""
@@ -99,10 +95,11 @@ class Stepper:
         return contextlib.nullcontext()
 
     def _update(self) -> None:
-        if self.clip_grad is not None:
+        clip_grad = self.options.optimizer.clip_grad
+        if clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.clip_grad)
+            nn.utils.clip_grad_norm_(parameters, clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -178,10 +175,7 @@ def build_network(
                 optimizer=build_optimizer(module, options.optimizer),
                 scaler=_scaler(options, context),
                 amp=amp_dtype(options.amp, context.device),
-                pieces=options.accumulate,
-                label_smoothing=options.label_smoothing,
-                clip_grad=options.optimizer.clip_grad,
-                seed=options.seed,
+                options=options,
                 rank=context.rank,
                 steps_before=steps_before,
             )

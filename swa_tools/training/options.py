@@ -37,7 +37,7 @@ def parse_kept(text: str) -> int | None:
 _MODEL: dict[str, Any] = {"section": "Model", "affects": "numbers"}
 _UPDATE: dict[str, Any] = {"section": "Optimizer", "affects": "numbers"}
 _AVERAGES: dict[str, Any] = {"section": "Averages", "affects": "numbers"}
-_GOING_ON: dict[str, Any] = {"section": "Stopping and going on"}
+_GOING_ON: dict[str, Any] = {"section": "Stopping and resuming"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,22 +77,30 @@ class FinetuneOptions(PassOptions, ImageSource):
         affects="numbers",
     )
     checkpoint: Path | None = option(
-        None, help="Starting weights on disk, not the library's.", metavar="FILE", **_MODEL
+        None,
+        help="Start from these weights on disk instead of the library's.",
+        metavar="FILE",
+        **_MODEL,
     )
     entry: str | None = option(
-        None, help="Which weights of a pickled --checkpoint.", metavar="KEY", **_MODEL
+        None,
+        help="Which weights to take from a pickled --checkpoint that holds several.",
+        metavar="KEY",
+        **_MODEL,
     )
     from_run: Path | None = option(
         None,
-        help="Start at the end of another run, with its optimizer state.",
+        help="Start from the end of another run, with its optimizer state.",
         flag="--from",
         metavar="RUN",
         **_MODEL,
     )
     pretrained: bool = option(
-        True, help="Start from the library's weights, or from random ones.", **_MODEL
+        True, help="Start from the library's weights or from random ones.", **_MODEL
     )
-    new_head: bool = option(False, help="New classifier over the classes of the data.", **_MODEL)
+    new_head: bool = option(
+        False, help="Use a new classifier over the classes of the data.", **_MODEL
+    )
     image_size: int | None = option(
         None, help="Input size in pixels.", shown_default="the model's", bounds=COUNT, **_MODEL
     )
@@ -103,7 +111,7 @@ class FinetuneOptions(PassOptions, ImageSource):
         **_MODEL,
     )
     drop_path: float | None = option(
-        None, help="Stochastic depth.", shown_default="the model's", bounds=SHARE, **_MODEL
+        None, help="Rate of stochastic depth.", shown_default="the model's", bounds=SHARE, **_MODEL
     )
     synthetic_data: int | None = option(
         None,
@@ -131,7 +139,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     schedule: ScheduleOptions = dataclasses.field(default_factory=ScheduleOptions)
     batch_size: int = option(
-        256, help="Images in a batch, over all processes together.", bounds=COUNT, **_UPDATE
+        256, help="Images in a batch, counting all processes together.", bounds=COUNT, **_UPDATE
     )
     accumulate: int = option(
         1,
@@ -142,15 +150,18 @@ class FinetuneOptions(PassOptions, ImageSource):
         affects="bits",
     )
     optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
-    label_smoothing: float = option(0.0, help="Of the cross entropy.", bounds=SHARE, **_UPDATE)
+    label_smoothing: float = option(
+        0.0, help="Label smoothing of the cross entropy.", bounds=SHARE, **_UPDATE
+    )
     swa_online: bool = option(
         False,
-        help="Keep the average in the run, BatchNorm recomputed and scored (RUN/swa.safetensors).",
+        help="Keep the average during the run, recompute its BatchNorm and score it"
+        " (RUN/swa.safetensors).",
         **_AVERAGES,
     )
     include_init: bool = option(
         False,
-        help="Count the starting weights in the average once, too, as Algorithm 1 is printed.",
+        help="Also count the starting weights once in the average, as in Algorithm 1.",
         **_AVERAGES,
     )
     swa_every: int | None = option(
@@ -171,7 +182,7 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     ema: float | None = option(
         None,
-        help="Keep a moving average, too (RUN/ema/).",
+        help="Keep an exponential moving average, too (RUN/ema/).",
         metavar="DECAY",
         bounds=SHARE,
         **_AVERAGES,
@@ -185,16 +196,18 @@ class FinetuneOptions(PassOptions, ImageSource):
     )
     resume: bool = False
     resume_if_exists: bool = option(
-        False, help="Go on if RUN has begun, else begin it.", is_recorded=False, **_GOING_ON
+        False, help="Resume RUN if it has begun, else begin it.", is_recorded=False, **_GOING_ON
     )
     resume_every: str = option(
         "10min",
-        help="Save a point to resume from: 500steps, 0.5epochs, 10min; at every cycle's end"
-        " anyway.",
+        help="How often to save a point to resume from: 500steps, 0.5epochs, 10min; also saved at"
+        " every capture.",
         metavar="INTERVAL",
         **_GOING_ON,
     )
-    allow_nonfinite: bool = option(False, help="Go on when the loss is NaN or Inf.", **_GOING_ON)
+    allow_nonfinite: bool = option(
+        False, help="Continue even if the loss is NaN or Inf.", **_GOING_ON
+    )
     output: Path = option(
         help="Run directory to write.", short="-o", metavar="RUN", is_recorded=False
     )
@@ -225,7 +238,7 @@ class JobOptions:
     )
     resume: Path | None = option(
         None,
-        help="Go on with a run, with its own options.",
+        help="Resume a run, with its own options.",
         metavar="RUN",
         is_recorded=False,
         **_GOING_ON,
@@ -239,7 +252,7 @@ class JobOptions:
     )
     tensorboard: bool = option(False, help="Also write scalars to RUN/tensorboard/.")
     plot_schedule: Path | None = option(
-        None, help="Draw the learning rate (PNG, SVG, PDF).", metavar="FILE", is_recorded=False
+        None, help="Draw the learning rate (PNG, SVG or PDF).", metavar="FILE", is_recorded=False
     )
     only_plan: bool = option(
         False, help="Only say what would be done.", flag="--plan", is_recorded=False

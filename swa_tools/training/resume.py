@@ -153,9 +153,7 @@ def describe_changes(found: Mapping[str, Any], *, now: Mapping[str, Any]) -> str
     ]
     if not changes:
         return None
-    return (
-        f"the last bits of the numbers may differ from an uninterrupted run: {'; '.join(changes)}"
-    )
+    return f"not bit for bit the same as an uninterrupted run: {'; '.join(changes)}"
 
 
 def _show(value: Any) -> str:

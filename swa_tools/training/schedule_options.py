@@ -130,7 +130,7 @@ def _check(options: ScheduleOptions) -> None:
         flag = "--" + field.name.replace("_", "-")
         lowest_allowed = field.name in ("lr_min", "start_epoch")
         if not math.isfinite(value) or value < 0 or (value == 0 and not lowest_allowed):
-            lowest = "0 or more" if lowest_allowed else "above 0"
+            lowest = "of 0 or more" if lowest_allowed else "above 0"
             raise TrainingError(f"{flag} {value:g}: expected a number {lowest}")
     if any(not (math.isfinite(epoch) and epoch > 0) for epoch in options.milestones or ()):
         found = ",".join(f"{epoch:g}" for epoch in options.milestones or ())

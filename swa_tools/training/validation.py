@@ -2,13 +2,13 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from swa_tools.batchnorm import BnOptions, conditions_of, recompute
+from swa_tools.batchnorm.recomputation import until
 from swa_tools.checkpoints import BnInfo, content_digest
 from swa_tools.data import Batch, ImageSet
 from swa_tools.distributed import Distributed
@@ -92,7 +92,8 @@ def _scores(run: Run, models: dict[str, nn.Module], stop: StopRequest) -> dict[s
         name: _predictor(module, run.network.stepper.amp, is_broken)
         for name, module in models.items()
     }
-    scores = score_predictors(predictors, _until(stop, run.loaders.val), context=run.context).scores
+    batches = until(lambda: stop.number is not None, run.loaders.val)
+    scores = score_predictors(predictors, batches, context=run.context).scores
     if any(run.context.gather(bool(is_broken))):
         raise NotFiniteError("the logits of the validation are not finite")
     return scores
@@ -129,13 +130,6 @@ def _recompute_bn(run: Run, module: nn.Module, train: ImageSet, stop: StopReques
         context=run.context,
         is_stopped=lambda: stop.number is not None,
     ).bn
-
-
-def _until(stop: StopRequest, batches: Iterable[Batch]) -> Iterator[Batch]:
-    for batch in batches:
-        yield batch
-        if stop.number is not None:
-            return
 
 
 @torch.no_grad()

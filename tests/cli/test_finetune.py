@@ -36,7 +36,7 @@ def test_results_go_to_stdout_and_the_rest_to_stderr(call, small, tmp_path):
     printed = call(*small, "-o", tmp_path / "run")
     for name in ("start", "cycle-001", "cycle-002"):
         assert f"{name}.safetensors" in printed.out
-    assert "8 steps of 6 images, 4 in an epoch; 2 checkpoints" in printed.err
+    assert "8 steps of 6 images, 4 in an epoch; 2 captures" in printed.err
     assert f"swa-tools average {tmp_path / 'run'} --data DIR" in printed.err
 
 
@@ -74,7 +74,8 @@ def test_plan_counts_what_is_kept_and_needs_no_folder(call, small, tmp_path, mon
     assert [document[name] for name in names] == [n_bytes] * 4
     assert document["total_bytes"] == 4 * n_bytes + 2 * document["resume_bytes"]
     printed = call(*plan).out
-    assert f"checkpoints 2 (1 kept) of {n_bytes / 1e6:.1f} MB, {n_bytes / 1e6:.1f} MB" in printed
+    size = f"{n_bytes / 1e6:.1f} MB"
+    assert f"captures    2 (1 kept) of {size} each, {size} together" in printed
     assert f"{document['total_bytes'] / 1e6:.1f} MB with the start, their moving ave" in printed
     assert list(tmp_path.iterdir()) == []
 

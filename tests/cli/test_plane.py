@@ -128,7 +128,7 @@ def test_mistakes_are_one_line(plane, tmp_path, monkeypatch, arguments, captures
 def test_numbers_of_another_kind_are_refused(plane, tmp_path, capsys):
     assert plane("-o", tmp_path / "plane.npz")[0] == 0
     assert run(["ray", "--from", str(tmp_path / "plane.npz"), "--force"]) == 1
-    assert "expected the numbers of rays, found those of plane" in capsys.readouterr().err
+    assert "expected numbers of kind rays, found plane" in capsys.readouterr().err
 
 
 def test_a_killed_command_goes_on_where_it_was(nursery, small_run, image_folder, tmp_path):

@@ -50,7 +50,7 @@ def test_copies_count_once(sweep, run_with_captures):
     captures = run_with_captures / "checkpoints"
     shutil.copy(captures / "cycle-001.safetensors", captures / "cycle-004.safetensors")
     found = sweep()
-    assert "cycle-004.safetensors: the same weights as" in found.err
+    assert "cycle-004.safetensors: has the same weights as" in found.err
     assert "first 3" in found.out
     assert "first 4" not in found.out
 

@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from swa_tools.errors import ModelError
 from swa_tools.training.network import Stepper, step_seed
 from swa_tools.training.optimizer import build_optimizer
-from swa_tools.training.options import OptimizerOptions
+from swa_tools.training.options import FinetuneOptions, OptimizerOptions
 
 
 def make_network(*, dropout=0.0):
@@ -18,20 +19,16 @@ def make_network(*, dropout=0.0):
     )
 
 
-def make_stepper(module, *, options=None, **changes):
-    options = options or OptimizerOptions()
-    fields = {
-        "model": module,
-        "optimizer": build_optimizer(module, options),
-        "scaler": torch.amp.GradScaler("cpu", enabled=False),
-        "amp": None,
-        "pieces": 1,
-        "label_smoothing": 0.0,
-        "clip_grad": options.clip_grad,
-        "seed": 0,
-        "rank": 0,
-    }
-    return Stepper(**(fields | changes))
+def make_stepper(module, *, amp=None, rank=0, **options):
+    run = FinetuneOptions(output=Path("run"), **options)
+    return Stepper(
+        model=module,
+        optimizer=build_optimizer(module, run.optimizer),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        amp=amp,
+        options=run,
+        rank=rank,
+    )
 
 
 def batches(n):
@@ -48,7 +45,7 @@ def test_steps_are_sgd_with_momentum_that_is_kept_when_the_rate_jumps():
     module, momentum, decay = make_network(), 0.9, 1e-2
     reference = copy.deepcopy(module)
     buffers = [torch.zeros_like(p) for p in reference.parameters()]
-    stepper = make_stepper(module, options=OptimizerOptions(weight_decay=decay))
+    stepper = make_stepper(module, optimizer=OptimizerOptions(weight_decay=decay))
     for number, (images, targets) in enumerate(batches(6), start=1):
         lr = RATES[number - 1]
         loss = stepper.take(images, targets, step=number, lr=lr)
@@ -70,7 +67,7 @@ def test_a_batch_in_any_number_of_pieces_gives_the_same_step_and_loss(pieces):
     whole, cut = make_network(), make_network()
     images, targets = next(batches(1))
     loss = make_stepper(whole).take(images, targets, step=1, lr=0.1)
-    same = make_stepper(cut, pieces=pieces).take(images, targets, step=1, lr=0.1)
+    same = make_stepper(cut, accumulate=pieces).take(images, targets, step=1, lr=0.1)
     assert same.item() == pytest.approx(loss.item(), rel=1e-6)
     for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
@@ -97,7 +94,7 @@ def test_gradients_are_clipped_to_their_global_norm():
     before = [p.detach().clone() for p in module.parameters()]
     options = OptimizerOptions(clip_grad=0.01, momentum=0.0, weight_decay=0.0)
     images, targets = next(batches(1))
-    make_stepper(module, options=options).take(images, targets, step=1, lr=1.0)
+    make_stepper(module, optimizer=options).take(images, targets, step=1, lr=1.0)
     moved = [(p - b).square().sum() for p, b in zip(module.parameters(), before, strict=True)]
     assert torch.stack(moved).sum().sqrt().item() == pytest.approx(0.01, rel=1e-3)
 

@@ -87,8 +87,12 @@ def test_force_removes_nothing_when_the_new_run_cannot_start(options, files):
         ({"model": None}, TrainingError, "no model: name one"),
         ({"model": "timm/test_eficientnet"}, ModelError, "did you mean timm/test_efficientnet"),
         ({"new_head": False}, DataError, "--new-head"),
-        ({"epochs": 0.01}, TrainingError, "--epochs 0.01: not one step; an epoch has 6 steps"),
-        ({"accumulate": 9}, TrainingError, "--accumulate 9: a batch of 4 images"),
+        (
+            {"epochs": 0.01},
+            TrainingError,
+            "--epochs 0.01: less than one step, an epoch has 6 steps",
+        ),
+        ({"accumulate": 9}, TrainingError, "--accumulate 9: expected from 1 to 4 pieces"),
         ({"resume_every": "0steps"}, TrainingError, "--resume-every 0steps: expected"),
         ({"validate_every": "5min"}, TrainingError, "--validate-every 5min: expected"),
         ({"sync_bn": True}, TrainingError, "--sync-bn needs several processes"),
@@ -224,7 +228,7 @@ def test_a_run_from_another_has_its_own_hyperparameters(options, half_done):
         ({"checkpoint": Path("x")}, "leave out --checkpoint"),
         (
             {"optimizer": OptimizerOptions(optimizer="adamw")},
-            "its optimizer was sgd, here it is ad",
+            "its optimizer was sgd, but is adamw",
         ),
         ({"model": "timm/test_resnet"}, "its metadata says model timm/test_efficientnet"),
         ({"from_run": Path("missing")}, "missing/resume.pt: there is no point to resume from"),
@@ -319,14 +323,16 @@ def test_continuing_a_run_that_has_not_ended_is_told(options, half_done, tmp_pat
             options(from_run=earlier, output=tmp_path / f"{told}", **fields),
             listener=RunListener(on_notice=notices.append),
         )
-        line = f"--from {earlier}: that run has not ended, it is after step 3 of 12"
+        line = (
+            f"--from {earlier}: that run has not ended; its last resume point is after step 3 of 12"
+        )
         assert (line in notices) is told
 
 
 def test_resuming_with_fewer_epochs_than_are_done_is_refused(options, files):
     run = finetune(options()).run
     before = files(run)
-    message = "--epochs 1 ends the run before the 2 epochs .12 steps. that it has done"
+    message = "--epochs 1 is less than the 2 epochs .12 steps. that the run has already"
     with pytest.raises(TrainingError, match=message):
         finetune(options(epochs=1, resume=True))
     assert files(run) == before
@@ -345,7 +351,7 @@ def test_run_json_keeps_the_command_that_began_the_run_and_the_options_of_its_ca
 
 def test_a_run_without_a_capture_is_refused_where_captures_are_needed(options, tmp_path):
     for changes, flag in (({}, "--then-average"), ({"swa_online": True}, "--swa-online")):
-        with pytest.raises(TrainingError, match=f"{flag}: the run of 3 steps completes no cycle"):
+        with pytest.raises(TrainingError, match=f"{flag}: a run of 3 steps completes no cycle"):
             finetune(options(epochs=0.5, **changes), caller=Caller(needs_captures=True))
     assert not (tmp_path / "run").exists()
 

@@ -57,7 +57,7 @@ def test_waiting_for_data_is_told_when_it_is_most_of_the_time(machine):
         with watch.paused():
             machine.seconds += 1000
     assert (watch.total_images, watch.total_seconds) == (200, 100)
-    assert watch.stall() == "80 % of the time waiting for data; try --workers"
+    assert watch.stall() == "80 % of the time was spent waiting for data; try more --workers"
     assert watch.stall() is None
     machine.seconds += 100
     assert watch.stall() is None
@@ -70,6 +70,6 @@ def test_a_lack_of_memory_is_told(machine):
         machine.ru_majflt += 20_000
         line = watch.stall()
     assert line is not None
-    assert line.startswith("memory is short: 1,000 pages a second")
+    assert line.startswith("memory is short: 1,000 pages per second")
     machine.seconds += 40
     assert watch.stall() is None

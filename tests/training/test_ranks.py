@@ -96,7 +96,7 @@ def test_the_whole_job_on_two_ranks(nursery, recipe, tmp_path):
     assert (metadata.bn.state, metadata.bn.n_samples) == ("updated", 24)
     # Once, by rank 0.
     told = "".join(output for _, output in results)
-    assert told.count("images of each of the 2 ranks by themselves") == 1
+    assert told.count("images of each of the 2 ranks separately") == 1
 
 
 def test_two_ranks_keep_one_average_in_the_run(nursery, without_bn, tmp_path):
@@ -122,7 +122,7 @@ def test_an_error_that_all_ranks_share_is_shown_once(nursery, recipe, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--cycle-epochs", 0.01), "a cycle of 0.01 epochs is less than 1 of the 6 steps"),
+        (("--cycle-epochs", 0.01), "a cycle of 0.01 epochs is too short"),
         (("--batch-size", 5), "--batch-size 5: 2 processes cannot share it evenly"),
         (("--sync-bn",), "--sync-bn needs several processes"),
     ],

@@ -30,7 +30,7 @@ from swa_tools.evaluation.options import EvaluationOptions
     help="Which images to score on; training images are prepared as for evaluation, too.",
 )
 @options_of(EvaluationOptions)
-@click.option("--per-class", is_flag=True, help="Add the top-1 of each class.")
+@click.option("--per-class", is_flag=True, help="Also print the top-1 of each class.")
 @options_of(OutcomeOptions, only=("results", "as_json"))
 def command(
     *,

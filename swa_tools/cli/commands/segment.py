@@ -18,7 +18,7 @@ from swa_tools.landscape.options import SegmentOptions
 @click.argument("sgd", required=False, type=click.Path(readable=False))
 @surface_options(SegmentOptions)
 def command(*, swa: str | None, sgd: str | None, **given: Any) -> None:
-    """Draw test error and train loss on the line through the average SWA and another, SGD.
+    """Draw test error and train loss on the line through two checkpoints: an average, SWA, and SGD.
 
     Figure 5 of the paper: w(t) = t·w_SGD + (1 − t)·w_SWA over its signed distance, 0 at SWA and
     positive toward SGD; BatchNorm is recomputed at each point. If the command is killed, giving it
@@ -34,7 +34,7 @@ def command(*, swa: str | None, sgd: str | None, **given: Any) -> None:
         from swa_tools.landscape.segment import measure_segment
 
         if len(paths) != 2:
-            raise SwaToolsError(f"a segment needs two checkpoints, found {len(paths)}")
+            raise SwaToolsError(f"a segment needs exactly two checkpoints, found {len(paths)}")
         measure_segment(*paths, survey=survey, options=taken(SegmentOptions, given))
 
     measure_and_draw(given, kind="segment", paths=paths, measure=measure, draw=segment_picture)

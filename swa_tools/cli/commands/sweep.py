@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @checkpoints_argument
 @options_of(Selection, ImageSource)
 @split_option
-@click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Write the table as CSV, too.")
+@click.option("--csv", "csv_file", type=PATH, metavar="FILE", help="Also write the table as CSV.")
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw the curve (PNG, SVG or PDF).")
 @options_of(PictureOptions, BnOptions)
 @old_view_flags

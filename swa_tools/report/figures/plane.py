@@ -126,16 +126,14 @@ def _draw_kind(
     if not chosen:
         return
     x, y, distance = np.array(chosen).T
-    off = f"{distance.min():.3g}" if len(chosen) == 1 else _span(distance)
+    off = f"{distance.min():.3g}"
+    if len(chosen) > 1:
+        off += f" to {distance.max():.3g}"
     name = kind if len(chosen) == 1 else f"{len(chosen)} {kind}s"
     style = _marker(kind, theme) | {"linestyle": "none"}
     if kind == "checkpoint":
         style |= {"markersize": 4.5}
     axes.plot(x, y, **style, zorder=4, label=f"{name}, {off} off the plane")
-
-
-def _span(distances: np.ndarray) -> str:
-    return f"{distances.min():.3g} to {distances.max():.3g}"
 
 
 def _marker(kind: str, theme: Theme) -> dict[str, Any]:

@@ -103,14 +103,13 @@ def _points(values: dict[float, float]) -> tuple[tuple[float, float], ...]:
     return tuple(sorted(values.items()))
 
 
-def run_picture(records: Iterable[Record], *, title: str = "Learning rate and accuracy") -> Picture:
+def run_picture(records: Iterable[Record]) -> Picture:
     """Return the picture of one run: learning rate above, validation accuracy below.
 
     Circles mark the captures, a square the start, a star the average.
 
     Args:
         records: Those in `metrics.jsonl`, then those in `results.jsonl`.
-        title: What it shows.
     """
     curves = run_curves(records)
 
@@ -121,7 +120,11 @@ def run_picture(records: Iterable[Record], *, title: str = "Learning rate and ac
         figure_legend(figure, below)
 
     return Picture(
-        title=title, message=_message(curves), size=(6.4, 4.4), narrow_size=(4.0, 4.6), draw=draw
+        title="Learning rate and accuracy",
+        message=_message(curves),
+        size=(6.4, 4.4),
+        narrow_size=(4.0, 4.6),
+        draw=draw,
     )
 
 
