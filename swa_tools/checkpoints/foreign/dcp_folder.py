@@ -8,6 +8,7 @@ needed to put them together, whatever number of ranks wrote them.
 import dataclasses
 import itertools
 import math
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -197,7 +198,7 @@ def _find(piece: Piece, file: InputFile, dtype: str) -> tuple[StoredTensor, int]
 
 def is_dcp_folder(folder: Path) -> bool:
     """Tell whether `torch.distributed.checkpoint` wrote a folder."""
-    return (folder / METADATA_FILE).is_file()
+    return os.path.isfile(folder / METADATA_FILE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
