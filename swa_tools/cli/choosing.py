@@ -34,7 +34,7 @@ def chosen_checkpoints(
     choice = choose(paths, selection, entry=entry, keep_names=keep_names)
     for duplicate in choice.duplicates:
         notice(
-            f"{duplicate.checkpoint.path}: the same weights as {duplicate.original.path};"
+            f"{duplicate.checkpoint.path}: has the same weights as {duplicate.original.path};"
             " counted once"
         )
     for note in choice.notes:
