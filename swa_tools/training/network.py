@@ -219,6 +219,7 @@ def _load_state(stepper: Stepper, ema: ExponentialAverage | None, start: Start) 
         load_optimizer(stepper.optimizer, before.optimizer)
     if point is None:
         return
-    stepper.scaler.load_state_dict(point.scaler)
+    if point.scaler:  # empty where the run had another precision until now
+        stepper.scaler.load_state_dict(point.scaler)
     if ema is not None and point.ema is not None:
         load_into(ema.module, point.ema, where="the moving average")

@@ -223,7 +223,8 @@ def _print_result(result: AverageResult, *, as_json: bool) -> None:
     if is_torch_name(result.path):
         notice("torch's files keep no metadata: model and BatchNorm's state are not in it")
     if result.metadata.bn.state == "stale":
+        model = "" if result.metadata.model and not is_torch_name(result.path) else " --model NAME"
         click.echo(
             "Its BatchNorm statistics are stale: recompute them with `swa-tools update-bn"
-            f" {result.path} --data DIR -o FILE` before it is used."
+            f" {result.path}{model} --data DIR -o FILE` before it is used."
         )
