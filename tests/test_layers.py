@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "listening": frozenset(),
     "json_documents": frozenset(),
     "records": frozenset({"errors", "json_documents"}),
-    "measurements": frozenset({"errors"}),
+    "measurements": frozenset({"errors", "json_documents"}),
     "run_files": frozenset(),
     "checkpoints": frozenset({"errors", "run_files", "json_documents"}),
     "run_directory": frozenset({"errors", "json_documents", "records", "run_files", "checkpoints"}),
