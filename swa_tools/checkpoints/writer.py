@@ -103,12 +103,22 @@ def weights_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryI
         _save_as_torch(Path(file.name), output)
 
 
-def check_weights_output(path: Path, *, force: bool = False) -> None:
+def check_weights_output(path: Path, *, force: bool = False, needs_metadata: bool = False) -> None:
     """Tell early whether an output of weights could be written; see `check_output`.
+
+    Args:
+        path: The output.
+        force: Whether an existing file may be replaced.
+        needs_metadata: Whether the file must say which model it belongs to.
 
     Raises:
         OutputError: As `check_output`, or its name is that of another format.
     """
+    if needs_metadata and is_torch_name(path):
+        raise OutputError(
+            f"{path}: torch's files keep no metadata, which the scores need; write a"
+            f" {WEIGHTS_SUFFIX} file, and convert it with `swa-tools average FILE -o {path.name}`"
+        )
     if path.suffix and not path.name.lower().endswith((WEIGHTS_SUFFIX, *TORCH_SUFFIXES)):
         raise OutputError(
             f"{path}: the name of an output says its format: expected {WEIGHTS_SUFFIX}, one of"
