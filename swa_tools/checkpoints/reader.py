@@ -67,7 +67,7 @@ class Checkpoint:
             stored, prefix=self._files[0].prefix, keep_names=keep_names
         )
         self.notes = (*notes, *(note for file in self._files for note in file.notes))
-        if len(self._files) == 1 and SHARD.search(self._files[0].path.name):
+        if SHARD.search(self.name):
             self.notes += ("one piece of a sharded checkpoint; its index stands for the whole",)
         self._places = {name: (stored[old], old) for name, old in names.items()}
         self.tensors = {

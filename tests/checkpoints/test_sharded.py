@@ -182,6 +182,8 @@ def test_a_shard_that_is_given_as_a_checkpoint_is_named_as_one(tmp_path):
         assert checkpoint.notes == (
             "one piece of a sharded checkpoint; its index stands for the whole",
         )
+    with open_checkpoint(index_of(tmp_path, {"a": path.name})) as checkpoint:
+        assert checkpoint.notes == ()
 
 
 @pytest.mark.parametrize(
