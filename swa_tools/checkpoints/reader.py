@@ -13,6 +13,10 @@ from swa_tools.checkpoints.digest import BLOCK_ELEMENTS, block_hash, combine
 from swa_tools.checkpoints.dtypes import DTYPES, numpy_dtype
 from swa_tools.checkpoints.files import InputFile, SafetensorsFile, TensorFile
 from swa_tools.checkpoints.foreign.dcp_folder import DcpFolder, is_dcp_folder
+from swa_tools.checkpoints.foreign.safetensors_pieces import (
+    SafetensorsPieces,
+    has_safetensors_pieces,
+)
 from swa_tools.checkpoints.foreign.torch_file import TorchFile
 from swa_tools.checkpoints.foreign.torch_format import ZIP_START
 from swa_tools.checkpoints.header import JSON_BLANKS, PREFIX_BYTES
@@ -194,6 +198,8 @@ def open_checkpoint(
     path = Path(path)
     if is_dcp_folder(path):
         return Checkpoint(path, [DcpFolder(path, entry=entry)], keep_names=keep_names)
+    if has_safetensors_pieces(path):
+        return Checkpoint(path, [SafetensorsPieces(path)], keep_names=keep_names)
     target = _file_in_folder(path) if os.path.isdir(path) else path
     if target.name.endswith(".index.json"):
         with ExitStack() as stack:
