@@ -60,6 +60,7 @@ def test_any_number_of_ranks_gives_the_bytes_of_one(
     first, *others = [out + err for _, out, err in results]
     assert "the average of 3 checkpoints" in first
     assert others == [""] * (world_size - 1)
+    assert run(["inspect", str(output), *map(str, paths), "--verify"]) == 0
 
 
 @pytest.mark.parametrize("failing", [0, 1])
