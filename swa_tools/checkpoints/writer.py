@@ -11,6 +11,7 @@ import errno
 import fcntl
 import glob
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -68,7 +69,7 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
     """
     path = Path(path)
     check_output(path, force=force)
-    _remove_abandoned(path)
+    remove_abandoned(path)
     try:
         with _temporary_file(path) as file:
             yield file
@@ -76,7 +77,7 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
             os.fsync(file.fileno())
             check_output(path, force=force)
             os.replace(file.name, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot write it: {error.strerror or error}") from error
 
@@ -146,8 +147,7 @@ def _save_as_torch(safetensors_file: Path, output: BinaryIO) -> None:
 @contextlib.contextmanager
 def _temporary_file(path: Path) -> Iterator[BinaryIO]:
     """Give a new file beside an output, which is removed at the end if it is still there."""
-    # Random, not the process's number: another machine that shares the disk may have the same.
-    temporary = path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
+    temporary = temporary_name(path)
     try:
         with open(temporary, "xb+") as file:
             with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -158,16 +158,34 @@ def _temporary_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files of writers that were killed; a living one holds its lock."""
+def temporary_name(path: Path) -> Path:
+    """Return a new name beside an output, for what becomes that output."""
+    # Random, not the process's number: another machine that shares the disk may have the same.
+    return path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what writers of an output left that were killed; a living one holds its lock."""
     pattern = f".{glob.escape(path.name)}.*.tmp"
     for candidate in glob.glob(pattern, root_dir=path.parent):
-        with contextlib.suppress(OSError), open(path.parent / candidate, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path.parent / candidate)
+        with contextlib.suppress(OSError):
+            _remove_unlocked(path.parent / candidate)
 
 
-def _sync_folder(folder: Path) -> None:
+def _remove_unlocked(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:

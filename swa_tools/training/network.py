@@ -11,9 +11,10 @@ import xxhash
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from swa_tools.distributed import Distributed, amp_dtype, together
+from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import ModelError, TrainingError
 from swa_tools.models import load_into
+from swa_tools.ranks import together
 from swa_tools.training.averages import ExponentialAverage
 from swa_tools.training.failures import enough_memory
 from swa_tools.training.optimizer import build_optimizer, load_optimizer
