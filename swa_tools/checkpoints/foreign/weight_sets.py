@@ -19,6 +19,9 @@ from swa_tools.errors import CheckpointError, NoWeightsError
 LIGHTNING_VERSION = "pytorch-lightning_version"
 """The key by which a file of Lightning's is known."""
 
+OPTIMIZER_KEYS = {"param_groups", "hypers"}
+"""By which the state of an optimizer is known; the second is fastai's."""
+
 DEEPSPEED_KEYS = ("param_shapes", "ds_version")
 
 MAX_DEPTH = 8
@@ -170,8 +173,8 @@ def _walk(
         seen.add(id(value))
         mapping = _mapping(value)
         if mapping is not None:
-            if not everything and "param_groups" in mapping:
-                continue  # an optimizer
+            if not everything and OPTIMIZER_KEYS & mapping.keys():
+                continue
             yield path, value
         for key, child in enumerate(value) if mapping is None else mapping.items():
             if not isinstance(key, str | int) or (

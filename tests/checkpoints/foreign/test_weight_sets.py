@@ -126,6 +126,7 @@ def test_a_subclass_of_dict_is_a_dictionary(opened):
     [
         {"optimizer": OPTIMIZER},
         {"opt": OPTIMIZER},
+        {"opt": {"state": [{"grad_avg": torch.ones(4)}], "hypers": [{"lr": 0.1}]}},
         {"optimizer_states": [OPTIMIZER]},
         {"optimizer": {"exp_avg": OTHER}},
         {"rng_state": torch.get_rng_state()},
