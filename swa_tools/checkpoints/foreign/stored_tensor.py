@@ -226,6 +226,8 @@ def _tensor(
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
     """Follow torch's `_rebuild_tensor` and `_rebuild_tensor_v2`; `rest`: gradient, hooks, flags."""
+    if isinstance(storage, Inert):  # pickle.dump makes bytes of it
+        return StoredTensor(None, "float32", (0,), problem="was pickled without torch.save")
     flags = rest[2] if len(rest) > 2 else None
     return _tensor(storage, offset, shape, strides, dtype=storage.dtype, flags=flags)
 

@@ -82,9 +82,6 @@ def read_contents(file: InputFile, *, start: int = 0, end: int | None = None) ->
 def _zip_contents(file: InputFile, start: int, end: int) -> Contents:
     records = _records(file, start, end)
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
-    problem = name_of_zip(records)
-    if problem is not None:
-        raise CheckpointError(f"{file.path}: {problem}")
     if len(pickles) != 1:
         raise BrokenPickleError("a zip archive without a data.pkl")
     folder = pickles[0].removesuffix("data.pkl")
@@ -104,12 +101,16 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
     Raises:
         zipfile.BadZipFile: One is compressed, encrypted or named twice, or two overlap: torch
             writes none of these, and readers would disagree on what the file holds.
+        CheckpointError: By their names it is something else.
     """
     try:
         with zipfile.ZipFile(cast(IO[bytes], Window(file, first, last))) as archive:
             listed = archive.infolist()
     except (ValueError, NotImplementedError, EOFError, OverflowError) as error:
         raise zipfile.BadZipFile(str(error)) from error
+    problem = name_of_zip([info.filename for info in listed])
+    if problem is not None:
+        raise CheckpointError(f"{file.path}: {problem}")
     records: dict[str, tuple[int, int]] = {}
     for info in listed:
         if (

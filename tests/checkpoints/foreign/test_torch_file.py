@@ -488,6 +488,21 @@ class TestFilesThatAreRefused:
         os.truncate(path, 100 << 30)  # a hole, which takes no space
         assert "one of its lines has over" in refusal(path)
 
+    @pytest.mark.filterwarnings("ignore:.*deprecated")
+    def test_a_program_is_refused_with_the_way_to_its_weights(self, tmp_path):
+        """torch compresses its code."""
+        torch.jit.script(network()).save(tmp_path / "x.pth")
+        assert refusal(tmp_path / "x.pth").startswith("a TorchScript archive, which holds a prog")
+        np.savez_compressed(tmp_path / "x.npz", w=np.zeros(3))
+        assert refusal(tmp_path / "x.npz").startswith("arrays of NumPy's (.npz)")
+
+    def test_tensors_in_a_plain_pickle_are_refused_with_the_way_to_save_them(self, tmp_path):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(STATE))
+        assert refusal(tmp_path / "x.pkl") == (
+            "a pickle that torch.save did not write (it holds 'dict'); save the state_dict with"
+            " torch.save, or as safetensors"
+        )
+
     def test_a_zip_of_something_else_is_refused(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "x.pth", "w") as file:
             file.writestr("hello.txt", "hello")
