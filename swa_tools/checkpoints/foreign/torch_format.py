@@ -82,9 +82,6 @@ def read_contents(file: InputFile, *, start: int = 0, end: int | None = None) ->
 def _zip_contents(file: InputFile, start: int, end: int) -> Contents:
     records = _records(file, start, end)
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
-    problem = name_of_zip(records)
-    if problem is not None:
-        raise CheckpointError(f"{file.path}: {problem}")
     if len(pickles) != 1:
         raise BrokenPickleError("a zip archive without a data.pkl")
     folder = pickles[0].removesuffix("data.pkl")
@@ -104,12 +101,16 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
     Raises:
         zipfile.BadZipFile: One is compressed, encrypted or named twice, or two overlap: torch
             writes none of these, and readers would disagree on what the file holds.
+        CheckpointError: By their names it is something else.
     """
     try:
         with zipfile.ZipFile(cast(IO[bytes], Window(file, first, last))) as archive:
             listed = archive.infolist()
     except (ValueError, NotImplementedError, EOFError, OverflowError) as error:
         raise zipfile.BadZipFile(str(error)) from error
+    problem = name_of_zip([info.filename for info in listed])
+    if problem is not None:
+        raise CheckpointError(f"{file.path}: {problem}")
     records: dict[str, tuple[int, int]] = {}
     for info in listed:
         if (
@@ -120,8 +121,9 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} is compressed")
         if info.filename in records:
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} stands in it twice")
-        header = Window(file, first + info.header_offset, last).read(LOCAL_HEADER.size)
-        start = first + info.header_offset + len(header) + sum(LOCAL_HEADER.unpack(header))
+        start = first + info.header_offset
+        header = Window(file, start, min(start + LOCAL_HEADER.size, last)).read()
+        start += len(header) + sum(LOCAL_HEADER.unpack(header))
         if start + info.file_size > last:
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} is cut off")
         records[info.filename] = start, start + info.file_size
@@ -161,8 +163,11 @@ def _old_contents(file: InputFile, start: int, end: int) -> Contents:
     places: dict[str, tuple[int, int]] = {}
     position = start + stream.tell()
     for key in keys if isinstance(keys, list) else []:
-        n_elements, itemsize = claimed.get(key, (-1, 0)) if isinstance(key, str) else (-1, 0)
-        if int.from_bytes(Window(file, position, end).read(8), "little") != n_elements:
+        if not isinstance(key, str) or key not in claimed:
+            raise BrokenPickleError("its list of storages names one that no tensor has")
+        n_elements, itemsize = claimed[key]
+        size = Window(file, position, min(position + 8, end)).read()
+        if int.from_bytes(size, "little") != n_elements:
             raise BrokenPickleError(f"its storage {key!r:.100} is damaged or cut off")
         first, position = position + 8, position + 8 + n_elements * itemsize
         places[key] = first, min(position, end)
