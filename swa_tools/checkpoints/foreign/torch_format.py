@@ -122,6 +122,8 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
         if info.filename in records:
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} stands in it twice")
         start = first + info.header_offset
+        if not first <= start <= last:
+            raise zipfile.BadZipFile(f"its record {info.filename!r:.100} lies outside of it")
         header = Window(file, start, min(start + LOCAL_HEADER.size, last)).read()
         start += len(header) + sum(LOCAL_HEADER.unpack(header))
         if start + info.file_size > last:

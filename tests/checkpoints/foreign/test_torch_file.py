@@ -408,6 +408,15 @@ class TestFilesThatAreRefused:
         path.write_bytes(content.replace(b"x/data/1", b"x/data/0"))
         assert "stands in it twice" in refusal(path)
 
+    @pytest.mark.parametrize("size", [2**62, 2**64 - 2**16])
+    def test_a_zip_directory_with_absurd_numbers_is_refused(self, save, size):
+        """A directory in zip64 that claims to be so long moves its records before the file."""
+        path = save({"w": torch.zeros(3)})
+        content = path.read_bytes()
+        place = content.rindex(b"PK\x06\x06") + 40
+        path.write_bytes(content[:place] + size.to_bytes(8, "little") + content[place + 8 :])
+        assert refusal(path)
+
     def test_a_zip_bomb_is_refused(self, save):
         path = save({"w": torch.zeros(1_000_000)})
         with zipfile.ZipFile(path) as old:
