@@ -408,13 +408,13 @@ class TestFilesThatAreRefused:
         path.write_bytes(content.replace(b"x/data/1", b"x/data/0"))
         assert "stands in it twice" in refusal(path)
 
-    @pytest.mark.parametrize("size", [2**62, 2**64 - 2**16])
-    def test_a_zip_directory_with_absurd_numbers_is_refused(self, save, size):
-        """A directory in zip64 that claims to be so long moves its records before the file."""
+    @pytest.mark.parametrize("position", [2**62, 2**64 - 129])
+    def test_a_zip_directory_that_claims_to_be_elsewhere_is_refused(self, save, position):
+        """What zipfile makes of it is that the records begin far before the file."""
         path = save({"w": torch.zeros(3)})
         content = path.read_bytes()
-        place = content.rindex(b"PK\x06\x06") + 40
-        path.write_bytes(content[:place] + size.to_bytes(8, "little") + content[place + 8 :])
+        place = content.rindex(b"PK\x06\x06") + 48
+        path.write_bytes(content[:place] + position.to_bytes(8, "little") + content[place + 8 :])
         assert refusal(path)
 
     def test_a_zip_bomb_is_refused(self, save):
