@@ -22,6 +22,9 @@ ZIP_START = b"PK\x03\x04"
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 """The first pickle of the old format."""
 
+FOLDER_FLAG = 0x10
+"""Of a record's attributes."""
+
 LOCAL_HEADER = struct.Struct("<26xHH")
 """Of a record in a zip archive; the lengths of its name and of its extra field."""
 
@@ -113,6 +116,8 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
         raise CheckpointError(f"{file.path}: {problem}")
     records: dict[str, tuple[int, int]] = {}
     for info in listed:
+        if info.is_dir() or info.external_attr & FOLDER_FLAG:
+            continue  # torch finds nothing in it either
         if (
             info.compress_type != zipfile.ZIP_STORED
             or info.flag_bits & 1
