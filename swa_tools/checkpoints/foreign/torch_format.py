@@ -116,7 +116,7 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
         raise CheckpointError(f"{file.path}: {problem}")
     records: dict[str, tuple[int, int]] = {}
     for info in listed:
-        if info.is_dir() or info.external_attr & FOLDER_FLAG:
+        if info.filename.endswith("/") or info.external_attr & FOLDER_FLAG:
             continue  # torch finds nothing in it either
         if (
             info.compress_type != zipfile.ZIP_STORED
