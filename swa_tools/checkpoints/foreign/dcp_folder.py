@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from swa_tools.checkpoints.dtypes import DTYPES
 from swa_tools.checkpoints.files import InputFile
 from swa_tools.checkpoints.foreign.inert_pickle import (
     BrokenPickleError,
@@ -28,15 +30,22 @@ from swa_tools.checkpoints.foreign.stored_tensor import (
     TORCH_DTYPES,
     Storage,
     StoredTensor,
+    is_sizes,
     layout,
 )
 from swa_tools.checkpoints.foreign.torch_format import read_contents
 from swa_tools.checkpoints.foreign.weight_sets import choose_weights
 from swa_tools.checkpoints.foreign.window import Window
-from swa_tools.checkpoints.header import TensorInfo
+from swa_tools.checkpoints.header import MAX_DIMENSIONS, TensorInfo
 from swa_tools.errors import CheckpointError
 
 METADATA_FILE = ".metadata"
+
+MAX_PATH = 100
+"""Parts of the place of a tensor among nested dictionaries."""
+
+MAX_CELLS = 1 << 24
+"""Of the grid on which the pieces of a tensor are compared; as many as pieces in all usual cuts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,11 +115,17 @@ class DcpFolder:
             name: described.pieces[tensor.key] for name, tensor in weights.tensors.items()
         }
         self.tensors = {name: self._info(name, t) for name, t in weights.tensors.items()}
+        spans = sorted((p.file, p.start, p.end) for ps in self._pieces.values() for p in ps)
+        for (file, _, end), (next_file, start, _) in itertools.pairwise(spans):
+            if file == next_file and start < end:
+                raise CheckpointError(f"{self._folder / file}: pieces overlap at byte {start:,}")
 
     def _info(self, name: str, tensor: StoredTensor) -> TensorInfo:
         where = f"{self._folder}: tensor {name!r:.200}"
         if tensor.dtype not in TORCH_DTYPES.values():
             raise CheckpointError(f"{where} has dtype {tensor.dtype!r:.100}; not supported")
+        if len(tensor.shape) > MAX_DIMENSIONS or tensor.bytes_without_zeros > sys.maxsize:
+            raise CheckpointError(f"{where} is too large, {tensor.shape}")
         if not _fill(tensor.shape, self._pieces[name]):
             raise CheckpointError(f"{where}: its pieces do not make up {list(tensor.shape)}")
         for piece in self._pieces[name]:
@@ -119,11 +134,13 @@ class DcpFolder:
                     f"{self._folder / piece.file}: cut off: tensor {name!r:.200} reaches to byte"
                     f" {piece.end:,}, the file has {self._open(piece.file).n_bytes:,}"
                 )
+            if piece.n_elements * tensor.itemsize > piece.end - piece.start:
+                raise CheckpointError(f"{where} claims more than stands in {piece.file}")
         return TensorInfo(tensor.dtype, tensor.shape, 0, tensor.n_bytes)
 
     def _open(self, name: str) -> InputFile:
         if name not in self._files:
-            if Path(name).name != name:
+            if Path(name).name != name or not name.isprintable():
                 raise CheckpointError(
                     f"{self.path}: it names a file outside its folder, {name!r:.100}; refused"
                 )
@@ -140,7 +157,7 @@ class DcpFolder:
                 whole = self._whole[1]
             buffer[:] = whole[offset : offset + len(buffer)]
             return
-        itemsize = info.n_bytes // info.n_elements
+        itemsize = DTYPES[info.dtype].bits // 8
         for piece in pieces:
             start = _first_element(piece, info.shape) * itemsize
             first = max(start, offset)
@@ -150,7 +167,7 @@ class DcpFolder:
                 self._read_piece(piece, info.dtype, first - start, part)
 
     def _put_together(self, info: TensorInfo, pieces: Sequence[Piece]) -> memoryview:
-        itemsize = info.n_bytes // info.n_elements
+        itemsize = DTYPES[info.dtype].bits // 8
         whole = np.empty(info.shape, f"V{itemsize}")
         for piece in pieces:
             data = bytearray(piece.n_elements * itemsize)
@@ -217,19 +234,25 @@ def _describe(metadata: Any) -> _Described:
         index, info = _state(_unwrapped(key)), _state(value)
         if info.get("transform_descriptors"):
             raise ValueError("its pieces are compressed or encrypted")
-        span = info["relative_path"], info["offset"], info["offset"] + info["length"]
-        places[index["fqn"], _sizes(index.get("offset") or ())] = span
+        start, n_bytes = _sizes((info["offset"], info["length"]))
+        if not isinstance(info["relative_path"], str):
+            raise TypeError("a file without a name")
+        place = _place(index["fqn"], _sizes(index.get("offset") or ()))
+        places[place] = info["relative_path"], start, start + n_bytes
     paths = fields.get("planner_data")
     described = _Described({}, {})
     for key, value in fields["state_dict_metadata"].items():
         if not isinstance(key, str) or not isinstance(value, Inert):
             raise TypeError("a name that is no string")
         path = paths[key] if isinstance(paths, dict) and key in paths else (key,)
+        if not 0 < len(path) <= MAX_PATH or not all(isinstance(part, str | int) for part in path):
+            raise TypeError("a name without a place")
         leaf = _tensor(key, value, places, described.pieces) if _is_tensor(value) else value
-        place = described.nested
+        parent = described.nested
         for part in path[:-1]:
-            place = place.setdefault(str(part), {})
-        place[str(path[-1])] = leaf
+            parent = parent.setdefault(str(part), {})
+        if parent.setdefault(str(path[-1]), leaf) is not leaf:
+            raise ValueError("two tensors in one place")
     return described
 
 
@@ -245,11 +268,18 @@ def _tensor(
         box = _state(chunk)
         offsets, sizes = _sizes(box["offsets"]), _sizes(box["sizes"])
         if 0 not in sizes:
-            pieces[key].append(Piece(offsets, sizes, *places[key, offsets]))
+            pieces[key].append(Piece(offsets, sizes, *places[_place(key, offsets)]))
     shape = _sizes(fields["size"])
     strides = tuple(itertools.accumulate((*shape[:0:-1],), lambda a, b: a * b, initial=1))[::-1]
     storage = Storage(key, "U8", 0)
     return StoredTensor(storage, TORCH_DTYPES.get(name, name), shape, strides[: len(shape)])
+
+
+def _place(name: Any, offsets: tuple[int, ...]) -> tuple[str, str]:
+    """Return a key for a piece; as strings, for nobody can choose those that collide."""
+    if not isinstance(name, str):
+        raise TypeError("a name that is no string")
+    return name, str(offsets)
 
 
 def _is_tensor(value: Inert) -> bool:
@@ -268,7 +298,7 @@ def _unwrapped(key: Any) -> Any:
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, tuple | list) or not all(type(n) is int and n >= 0 for n in value):
+    if not is_sizes(value):
         raise TypeError("a shape that is none")
     return tuple(value)
 
@@ -298,9 +328,21 @@ def _fill(shape: tuple[int, ...], pieces: Sequence[Piece]) -> bool:
     if all(_is_run(piece, shape) for piece in pieces):
         runs = sorted((_first_element(piece, shape), piece.n_elements) for piece in pieces)
         return all(a + n == b for (a, n), (b, _) in itertools.pairwise(runs))
-    return not any(_overlap(one, other) for one, other in itertools.combinations(pieces, 2))
+    return not _overlap(pieces)
 
 
-def _overlap(one: Piece, other: Piece) -> bool:
-    boxes = zip(one.box, other.box, strict=True)
-    return all(max(a.start, b.start) < min(a.stop, b.stop) for a, b in boxes)
+def _overlap(pieces: Sequence[Piece]) -> bool:
+    """Tell whether boxes overlap, on the grid of all their edges; also if that is too fine."""
+    cuts = zip(*(piece.box for piece in pieces), strict=True)
+    edges = [sorted({edge for cut in along for edge in (cut.start, cut.stop)}) for along in cuts]
+    if math.prod(len(along) - 1 for along in edges) > MAX_CELLS:
+        return True
+    numbers = [{edge: i for i, edge in enumerate(along)} for along in edges]
+    taken = np.zeros([len(along) - 1 for along in edges], bool)
+    for piece in pieces:
+        pairs = zip(piece.box, numbers, strict=True)
+        cells = taken[tuple(slice(number[cut.start], number[cut.stop]) for cut, number in pairs)]
+        if cells.any():
+            return True
+        cells[...] = True
+    return False
