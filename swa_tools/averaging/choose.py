@@ -118,7 +118,7 @@ def _ordered(checkpoints: list[Checkpoint], selection: Selection) -> list[Checkp
 def _epoch(checkpoint: Checkpoint) -> float:
     if checkpoint.metadata is not None and checkpoint.metadata.training is not None:
         return checkpoint.metadata.training.epoch
-    if "epoch" not in checkpoint.numbers:
+    if not math.isfinite(checkpoint.numbers.get("epoch", math.nan)):
         raise CheckpointError(f"{checkpoint.path}: --by epoch: it does not say its epoch")
     return checkpoint.numbers["epoch"]
 
@@ -204,8 +204,9 @@ def _from_records(checkpoint: Checkpoint, metric: str) -> float | None:
 
 
 def _from_name(checkpoint: Checkpoint, metric: str) -> float | None:
-    """Read Lightning's `epoch=3-val_loss=0.25.ckpt`."""
-    found = re.search(rf"(?:^|[-_]){re.escape(metric)}=(-?\d+(?:\.\d+)?)", checkpoint.name)
+    """Read Lightning's `epoch=3-val_loss=0.25.ckpt`, which says nothing of `loss`."""
+    number = r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+    found = re.search(rf"(?:^|-|(?<=\d)_){re.escape(metric)}=({number})", checkpoint.name)
     return None if found is None else float(found[1])
 
 

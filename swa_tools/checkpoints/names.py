@@ -12,6 +12,9 @@ LIGHTNING_PREFIX = "model."
 BATCHNORM_BUFFERS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
 """The last part of the names of what BatchNorm measures instead of learning."""
 
+MAX_WRAPPERS = 20
+"""More are a hostile file's."""
+
 AVERAGED_MODEL_COUNTER = "n_averaged"
 
 
@@ -36,7 +39,10 @@ def plain_names(
     notes = []
     prefixes = (*WRAPPER_PREFIXES, prefix) if prefix else WRAPPER_PREFIXES
     removed = ""
-    while not keep_names and (shared := _shared_prefix(names, prefixes)):
+    for _ in range(0 if keep_names else MAX_WRAPPERS):
+        shared = _shared_prefix(names, prefixes)
+        if shared is None:
+            break
         if names.pop(AVERAGED_MODEL_COUNTER, None) is not None:
             notes.append(f"the counter '{AVERAGED_MODEL_COUNTER}' of AveragedModel is left out")
         names = {name.removeprefix(shared): old for name, old in names.items()}

@@ -146,6 +146,21 @@ def test_the_metric_is_read_from_the_names_that_lightning_gives(tmp_path):
     assert chosen == [paths[0], paths[4]]
 
 
+def test_a_metric_in_a_name_is_read_whole(tmp_path):
+    paths = [tmp_path / f"epoch={k}_val_loss={value}.ckpt" for k, value in enumerate(("2e-05", 1))]
+    for k, path in enumerate(paths):
+        torch.save({"state_dict": {"w": torch.full((2,), k)}}, path)
+    assert choose(paths, Selection(top=1, metric="val_loss", lowest=True)).paths == paths[:1]
+    with pytest.raises(CheckpointError, match="no metric 'loss' for it"):
+        choose(paths, Selection(top=1, metric="loss", lowest=True))
+
+
+def test_an_epoch_that_is_no_number_has_no_place_in_the_order(tmp_path):
+    torch.save({"state_dict": {"w": torch.ones(2)}, "epoch": float("nan")}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="it does not say its epoch"):
+        choose([tmp_path / "a.pth"], Selection(by="epoch"))
+
+
 def test_the_metric_is_read_from_the_table_of_lightning_by_epoch(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()

@@ -8,6 +8,7 @@ needed to put them together, whatever number of ranks wrote them.
 import dataclasses
 import itertools
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,19 @@ from swa_tools.checkpoints.foreign.stored_tensor import (
     TORCH_DTYPES,
     Storage,
     StoredTensor,
+    is_sizes,
     layout,
 )
 from swa_tools.checkpoints.foreign.torch_format import read_contents
 from swa_tools.checkpoints.foreign.weight_sets import choose_weights
 from swa_tools.checkpoints.foreign.window import Window
-from swa_tools.checkpoints.header import TensorInfo
+from swa_tools.checkpoints.header import MAX_DIMENSIONS, TensorInfo
 from swa_tools.errors import CheckpointError
 
 METADATA_FILE = ".metadata"
+
+MAX_PATH = 100
+"""Parts of the place of a tensor among nested dictionaries."""
 
 
 class DcpFolder(PieceReader):
@@ -73,11 +78,17 @@ class DcpFolder(PieceReader):
             name: described.pieces[tensor.key] for name, tensor in weights.tensors.items()
         }
         self.tensors = {name: self._info(name, t) for name, t in weights.tensors.items()}
+        spans = sorted((p.file, p.start, p.end) for ps in self._pieces.values() for p in ps)
+        for (file, _, end), (next_file, start, _) in itertools.pairwise(spans):
+            if file == next_file and start < end:
+                raise CheckpointError(f"{self._folder / file}: pieces overlap at byte {start:,}")
 
     def _info(self, name: str, tensor: StoredTensor) -> TensorInfo:
         where = f"{self._folder}: tensor {name!r:.200}"
         if tensor.dtype not in TORCH_DTYPES.values():
             raise CheckpointError(f"{where} has dtype {tensor.dtype!r:.100}; not supported")
+        if len(tensor.shape) > MAX_DIMENSIONS or tensor.bytes_without_zeros > sys.maxsize:
+            raise CheckpointError(f"{where} is too large, {tensor.shape}")
         if not make_up(tensor.shape, self._pieces[name]):
             raise CheckpointError(f"{where}: its pieces do not make up {list(tensor.shape)}")
         for piece in self._pieces[name]:
@@ -86,11 +97,13 @@ class DcpFolder(PieceReader):
                     f"{self._folder / piece.file}: cut off: tensor {name!r:.200} reaches to byte"
                     f" {piece.end:,}, the file has {self._open(piece.file).n_bytes:,}"
                 )
+            if piece.n_elements * tensor.itemsize > piece.end - piece.start:
+                raise CheckpointError(f"{where} claims more than stands in {piece.file}")
         return TensorInfo(tensor.dtype, tensor.shape, 0, tensor.n_bytes)
 
     def _open(self, name: str) -> InputFile:
         if name not in self._files:
-            if Path(name).name != name:
+            if Path(name).name != name or not name.isprintable():
                 raise CheckpointError(
                     f"{self.path}: it names a file outside its folder, {name!r:.100}; refused"
                 )
@@ -158,19 +171,22 @@ def _describe(metadata: Any) -> _Described:
         offset, length = _sizes((info["offset"], info["length"]))
         if not isinstance(info["relative_path"], str):
             raise TypeError("a file without a name")
-        key = index["fqn"], _sizes(index.get("offset") or ())
-        places[key] = info["relative_path"], offset, offset + length
+        where = _place(index["fqn"], _sizes(index.get("offset") or ()))
+        places[where] = info["relative_path"], offset, offset + length
     paths = fields.get("planner_data")
     described = _Described({}, {})
     for key, value in fields["state_dict_metadata"].items():
         if not isinstance(key, str) or not isinstance(value, Inert):
             raise TypeError("a name that is no string")
         path = paths[key] if isinstance(paths, dict) and key in paths else (key,)
+        if not 0 < len(path) <= MAX_PATH or not all(isinstance(part, str | int) for part in path):
+            raise TypeError("a name without a place")
         leaf = _tensor(key, value, places, described.pieces) if _is_tensor(value) else value
-        place = described.nested
+        parent = described.nested
         for part in path[:-1]:
-            place = place.setdefault(str(part), {})
-        place[str(path[-1])] = leaf
+            parent = parent.setdefault(str(part), {})
+        if parent.setdefault(str(path[-1]), leaf) is not leaf:
+            raise ValueError("two tensors in one place")
     return described
 
 
@@ -187,11 +203,19 @@ def _tensor(
         box = _state(chunk)
         offsets, sizes = _sizes(box["offsets"]), _sizes(box["sizes"])
         if 0 not in sizes:
-            pieces[key].append(Piece(key, dtype, offsets, sizes, *places[key, offsets]))
+            place = places[_place(key, offsets)]
+            pieces[key].append(Piece(key, dtype, offsets, sizes, *place))
     shape = _sizes(fields["size"])
     strides = tuple(itertools.accumulate((*shape[:0:-1],), lambda a, b: a * b, initial=1))[::-1]
     storage = Storage(key, "U8", 0)
     return StoredTensor(storage, dtype, shape, strides[: len(shape)])
+
+
+def _place(name: Any, offsets: tuple[int, ...]) -> tuple[str, str]:
+    """Return a key for a piece; as strings, for nobody can choose those that collide."""
+    if not isinstance(name, str):
+        raise TypeError("a name that is no string")
+    return name, str(offsets)
 
 
 def _is_tensor(value: Inert) -> bool:
@@ -210,6 +234,6 @@ def _unwrapped(key: Any) -> Any:
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, tuple | list) or not all(type(n) is int and n >= 0 for n in value):
+    if not is_sizes(value):
         raise TypeError("a shape that is none")
     return tuple(value)

@@ -9,7 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from swa_tools.checkpoints.dtypes import DTYPES
 from swa_tools.checkpoints.header import TensorInfo
+
+MAX_CELLS = 1 << 24
+"""Of the grid on which the pieces of a tensor are compared; as many as pieces in all usual cuts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,8 +69,6 @@ class PieceReader(ABC):
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """See `TensorFile`; what is cut along its first dimension streams, as FSDP cuts it."""
         info, pieces = self.tensors[name], self._pieces[name]
-        if not buffer:
-            return
         if not all(_is_run(piece, info.shape) for piece in pieces):
             with self._lock:  # put together once, not once for every block of it
                 if self._whole is None or self._whole[0] != name:
@@ -74,7 +76,7 @@ class PieceReader(ABC):
                 whole = self._whole[1]
             buffer[:] = whole[offset : offset + len(buffer)]
             return
-        itemsize = info.n_bytes // info.n_elements
+        itemsize = DTYPES[info.dtype].bits // 8
         for piece in pieces:
             start = _first_element(piece, info.shape) * itemsize
             first = max(start, offset)
@@ -84,7 +86,7 @@ class PieceReader(ABC):
                 self._read_piece(piece, first - start, part)
 
     def _put_together(self, info: TensorInfo, pieces: Sequence[Piece]) -> memoryview:
-        itemsize = info.n_bytes // info.n_elements
+        itemsize = DTYPES[info.dtype].bits // 8
         whole = np.empty(info.shape, f"V{itemsize}")
         for piece in pieces:
             data = bytearray(piece.n_elements * itemsize)
@@ -122,9 +124,21 @@ def make_up(shape: tuple[int, ...], pieces: Sequence[Piece]) -> bool:
     if all(_is_run(piece, shape) for piece in pieces):
         runs = sorted((_first_element(piece, shape), piece.n_elements) for piece in pieces)
         return all(a + n == b for (a, n), (b, _) in itertools.pairwise(runs))
-    return not any(_overlap(one, other) for one, other in itertools.combinations(pieces, 2))
+    return not _overlap(pieces)
 
 
-def _overlap(one: Piece, other: Piece) -> bool:
-    boxes = zip(one.box, other.box, strict=True)
-    return all(max(a.start, b.start) < min(a.stop, b.stop) for a, b in boxes)
+def _overlap(pieces: Sequence[Piece]) -> bool:
+    """Tell whether boxes overlap, on the grid of all their edges; also if that is too fine."""
+    cuts = zip(*(piece.box for piece in pieces), strict=True)
+    edges = [sorted({edge for cut in along for edge in (cut.start, cut.stop)}) for along in cuts]
+    if math.prod(len(along) - 1 for along in edges) > MAX_CELLS:
+        return True
+    numbers = [{edge: i for i, edge in enumerate(along)} for along in edges]
+    taken = np.zeros([len(along) - 1 for along in edges], bool)
+    for piece in pieces:
+        pairs = zip(piece.box, numbers, strict=True)
+        cells = taken[tuple(slice(number[cut.start], number[cut.stop]) for cut, number in pairs)]
+        if cells.any():
+            return True
+        cells[...] = True
+    return False

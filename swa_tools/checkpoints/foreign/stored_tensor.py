@@ -129,6 +129,11 @@ class StoredTensor:
         return math.prod(self.shape) * self.itemsize
 
     @property
+    def bytes_without_zeros(self) -> int:
+        """What it would take without dimensions of zero; NumPy limits that too."""
+        return math.prod(n for n in self.shape if n) * self.itemsize
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one element."""
         return DTYPES[self.dtype].bits // 8
@@ -182,8 +187,7 @@ class StoredTensor:
             return f"has dtype {self.dtype!r:.100}; not supported"
         if self.storage is None or self.storage.device == "meta":
             return "holds no data (device meta)"
-        without_zeros = math.prod(n for n in self.shape if n) * self.itemsize
-        too_large = self.n_bytes > file_bytes or without_zeros > sys.maxsize
+        too_large = self.n_bytes > file_bytes or self.bytes_without_zeros > sys.maxsize
         if too_large or len(self.shape) > MAX_DIMENSIONS:
             return (
                 f"claims {self.n_bytes} bytes in {len(self.shape)} dimensions, in a file of"
@@ -196,7 +200,8 @@ class StoredTensor:
         return None
 
 
-def _is_sizes(value: Any) -> bool:
+def is_sizes(value: Any) -> bool:
+    """Tell whether something from a pickle is a shape that a tensor could have."""
     return (
         isinstance(value, tuple | list)
         and len(value) <= MAX_SIZES
@@ -210,7 +215,7 @@ def _tensor(
     """Check what a pickle says of a tensor as far as its types go."""
     if not isinstance(storage, Storage) or type(offset) is not int or offset < 0:
         raise TypeError("a tensor without a storage")
-    if not _is_sizes(shape) or not _is_sizes(strides) or len(shape) != len(strides):
+    if not is_sizes(shape) or not is_sizes(strides) or len(shape) != len(strides):
         raise TypeError("a tensor without a shape")
     flags = flags if isinstance(flags, dict) else {}
     return StoredTensor(
@@ -257,7 +262,7 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 
 def _rebuild_without_storage(dtype: Any, shape: Any, *_: Any) -> StoredTensor:
-    return StoredTensor(None, _dtype(dtype), tuple(shape) if _is_sizes(shape) else ())
+    return StoredTensor(None, _dtype(dtype), tuple(shape) if is_sizes(shape) else ())
 
 
 def _unreadable(problem: str) -> Callable[..., StoredTensor]:
@@ -353,12 +358,12 @@ def storage_of(reference: Any) -> Any:
         raise TypeError("it refers to something that is no storage")
     kind, key, device, n_elements = reference[1:5]
     name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else type(kind).__name__
-    if not isinstance(key, str) or not _is_sizes((n_elements,)):
+    if not isinstance(key, str) or not is_sizes((n_elements,)):
         raise TypeError("a storage without a key or size")
     first = 0
     if len(reference) > 5 and isinstance(reference[5], tuple):
         _, first, n_elements = reference[5]
-        if not _is_sizes((first, n_elements)):
+        if not is_sizes((first, n_elements)):
             raise TypeError("a view of a storage without a place")
     if name not in STORAGE_DTYPES and name not in OTHER_ITEMSIZES:
         raise TypeError(f"a storage of unknown type {name!r:.100}")

@@ -47,12 +47,6 @@ class TorchFile:
 
     def _info(self, name: str, tensor: StoredTensor) -> TensorInfo:
         """Check what the pickle says of a tensor; its place is counted in the file, not in data."""
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise CheckpointError(
-                f"{self.path}: the name {name!r:.200} is not valid Unicode"
-            ) from error
         fault = self._contents.fault(tensor, self._file.n_bytes)
         if fault is not None:
             raise CheckpointError(f"{self.path}: tensor {name!r:.200} {fault}")

@@ -63,8 +63,8 @@ def choose_weights(loaded: Any, entry: str | None, *, where: str) -> Weights:
         where: The file's name, for errors.
 
     Raises:
-        CheckpointError: There are no weights, several sets could be meant, or the file is
-            DeepSpeed's and its weights are elsewhere.
+        CheckpointError: There are no weights, several sets could be meant, a name is no text, or
+            the file is DeepSpeed's and its weights are elsewhere.
     """
     root = _mapping(loaded)
     if root is None and not (entry and isinstance(loaded, list | tuple)):
@@ -88,6 +88,13 @@ def choose_weights(loaded: Any, entry: str | None, *, where: str) -> Weights:
         raise CheckpointError(
             f"{where}: no weights under {entry!r}; it holds: {_listed(sets) or 'none'}"
         )
+    for name in tensors:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise CheckpointError(
+                f"{where}: the name {name!r:.200} is not valid Unicode"
+            ) from error
     if root is not None:
         _refuse_gathered_elsewhere(root, tensors, where=where)
     return Weights(tensors, tuple(notes), is_lightning)

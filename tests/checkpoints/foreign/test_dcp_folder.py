@@ -2,12 +2,15 @@
 
 import os
 import pickle
+import re
 import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
 from swa_tools.averaging import average_checkpoints
@@ -98,6 +101,14 @@ def test_other_sets_are_chosen_by_their_path(folder):
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_a_tensor_without_elements_is_read(tmp_path):
+    state = {"weight": torch.ones(3), "none": torch.ones(0, 3)}
+    dcp.save(state, checkpoint_id=tmp_path / "flat", no_dist=True)
+    with open_checkpoint(tmp_path / "flat") as checkpoint:
+        assert checkpoint.read("none").shape == (0, 3)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 def test_a_folder_without_nested_dictionaries_is_read(tmp_path):
     state = {"weight": torch.ones(3), "bias": torch.zeros(2)}
     dcp.save(state, checkpoint_id=tmp_path / "flat", no_dist=True)
@@ -139,6 +150,70 @@ class TestFoldersThatAreRefused:
         change(folder, edit)
         assert "it names a file outside its folder, '../secret'" in self.refusal(folder)
 
+    def test_pieces_of_two_tensors_that_overlap(self, folder):
+        def edit(metadata):
+            spans = {index.fqn: info for index, info in metadata.storage_data.items()}
+            spans["model.whole"].__dict__ = spans["model.scalar"].__dict__
+
+        change(folder, edit)
+        assert re.search("pieces overlap|claims more than stands", self.refusal(folder))
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            *({"relative_path": name} for name in (5, ["a"], "a\nb", "\ud800", "..")),
+            *({"offset": n} for n in ("a", 0.5, -1, 2**64, None)),
+        ],
+        ids=repr,
+    )
+    def test_places_that_are_none(self, folder, fields):
+        def edit(metadata):
+            for info in metadata.storage_data.values():
+                vars(info).update(fields)
+
+        change(folder, edit)
+        assert self.refusal(folder)
+
+    @pytest.mark.parametrize(
+        "path",
+        [(), ("model", "\ud800"), ("model", "whole"), ("model", "whole", "x"), 7, ["a"] * 200],
+        ids=["empty", "no text", "another's", "in another", "a number", "long"],
+    )
+    def test_names_that_are_none(self, folder, path):
+        change(folder, lambda metadata: metadata.planner_data.update({"model.uneven": path}))
+        assert self.refusal(folder)
+
+    def test_a_name_that_takes_forever_to_print(self, folder):
+        endless = []
+        for _ in range(100):
+            endless = [endless, endless]
+        change(folder, lambda metadata: metadata.planner_data.update({"model.uneven": [endless]}))
+        assert "a name without a place" in self.refusal(folder)
+
+    def test_a_tensor_that_claims_more_than_its_file_holds(self, folder):
+        def edit(metadata):
+            tensor = metadata.state_dict_metadata["model.whole"]
+            tensor.size = tensor.chunks[0].sizes = torch.Size([2**40])
+
+        change(folder, edit)
+        assert "tensor 'whole' claims more than stands in" in self.refusal(folder)
+
+    def test_many_pieces_are_compared_in_little_time(self, folder):
+        def edit(metadata):
+            tensor = metadata.state_dict_metadata["model.columns"]
+            first = next(info for i, info in metadata.storage_data.items() if "columns" in i.fqn)
+            tensor.size = torch.Size([2, 5000])
+            tensor.chunks = [
+                ChunkStorageMetadata(torch.Size([0, k]), torch.Size([2, 1])) for k in range(5000)
+            ]
+            for chunk in tensor.chunks:
+                metadata.storage_data[MetadataIndex("model.columns", chunk.offsets)] = first
+
+        change(folder, edit)
+        start = time.process_time()
+        assert "pieces overlap at byte" in self.refusal(folder)
+        assert time.process_time() - start < 10  # minutes, if each were compared with each
+
     def test_compressed_pieces(self, folder):
         def edit(metadata):
             for info in metadata.storage_data.values():
@@ -150,9 +225,8 @@ class TestFoldersThatAreRefused:
     def test_a_piece_that_is_another_tensor(self, folder):
         def edit(metadata):
             spans = {index.fqn: info for index, info in metadata.storage_data.items()}
-            spans["model.whole"].offset = spans["model.scalar"].offset
-            spans["model.whole"].length = spans["model.scalar"].length
-            spans["model.whole"].relative_path = spans["model.scalar"].relative_path
+            whole, scalar = spans["model.whole"], spans["model.bn.num_batches_tracked"]
+            whole.__dict__, scalar.__dict__ = scalar.__dict__, whole.__dict__
 
         change(folder, edit)
         assert "stands another tensor" in self.refusal(folder)
