@@ -22,6 +22,7 @@ from swa_tools.checkpoints import (
     weights_output,
 )
 from swa_tools.checkpoints.metadata import Kind
+from swa_tools.checkpoints.remote import RemotePath, as_path, in_parallel
 from swa_tools.errors import OutputError
 from swa_tools.listening import Advance, unheard
 from swa_tools.options import option
@@ -111,9 +112,9 @@ def average_checkpoints(
         )
         metadata = describe_average(plan, include_init=options.include_init, kind=kind)
         if not str(output).endswith("/"):
-            return _write(plan, Path(output), metadata, options)
+            return _write(plan, as_path(output), metadata, options)
         config = model_config(checkpoints[-1], metadata)
-        with model_folder(Path(output), config, force=options.force) as path:
+        with model_folder(as_path(output), config, force=options.force) as path:
             return _write(plan, path, metadata, options)
 
 
@@ -157,7 +158,7 @@ def _check_not_a_source(output: Path, checkpoints: Sequence[Checkpoint]) -> None
     for checkpoint in checkpoints:
         for path in checkpoint.files:
             with contextlib.suppress(OSError):  # it does not exist, mostly
-                if os.path.samefile(output, path):
+                if output == path or os.path.samefile(output, path):
                     raise OutputError(
                         f"{output}: it is one of the checkpoints to average; choose another output"
                     )
@@ -170,9 +171,14 @@ def open_all(
     """Open checkpoints and close them at the end; equal layouts are kept in memory once."""
     with contextlib.ExitStack() as stack:
         checkpoints: list[Checkpoint] = []
-        for path in paths:
+
+        def open_one(path: str | Path) -> Checkpoint:
             opened = open_checkpoint(path, entry=entry, keep_names=keep_names)
-            checkpoint = stack.enter_context(opened)
+            return stack.enter_context(opened)
+
+        paths = [as_path(path) for path in paths]
+        is_remote = any(isinstance(path, RemotePath) for path in paths)
+        for checkpoint in in_parallel(open_one, paths) if is_remote else map(open_one, paths):
             if checkpoints:
                 checkpoint.share_layout(checkpoints[0])
             checkpoints.append(checkpoint)

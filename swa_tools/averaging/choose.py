@@ -12,6 +12,7 @@ from swa_tools.averaging.average import open_all
 from swa_tools.averaging.same_weights import Duplicate, find_duplicates
 from swa_tools.checkpoints import Checkpoint
 from swa_tools.checkpoints.names import in_order
+from swa_tools.checkpoints.remote import RemotePath
 from swa_tools.errors import CheckpointError, SwaToolsError
 from swa_tools.options import COUNT, option
 from swa_tools.run_directory import run_of_capture
@@ -108,11 +109,18 @@ def _ordered(checkpoints: list[Checkpoint], selection: Selection) -> list[Checkp
     if selection.by == "epoch":
         return sorted(checkpoints, key=_epoch)
     if selection.by == "time":
-        return sorted(checkpoints, key=lambda checkpoint: checkpoint.files[0].stat().st_mtime_ns)
+        return sorted(checkpoints, key=_time)
     if selection.by == "name":
         place = {name: i for i, name in enumerate(in_order([one.name for one in checkpoints]))}
         return sorted(checkpoints, key=lambda checkpoint: place[checkpoint.name])
     return checkpoints
+
+
+def _time(checkpoint: Checkpoint) -> int:
+    time = checkpoint.files[0].stat().st_mtime_ns
+    if not time and isinstance(checkpoint.path, RemotePath):
+        raise CheckpointError(f"{checkpoint.path}: --by time: its server does not say its time")
+    return time
 
 
 def _epoch(checkpoint: Checkpoint) -> float:

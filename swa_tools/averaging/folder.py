@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swa_tools.checkpoints import Checkpoint, CheckpointMetadata, atomic_output
+from swa_tools.checkpoints.remote import RemotePath
 from swa_tools.errors import CheckpointError, OutputError
 
 CONFIG_FILE = "config.json"
@@ -61,9 +62,11 @@ def model_folder(folder: Path, config: bytes, *, force: bool = False) -> Iterato
     Raises:
         OutputError: The folder cannot be made, or a file in it exists and `force` is not set.
     """
-    is_new = not folder.exists()
+    is_remote = isinstance(folder, RemotePath)  # servers need no folders
+    is_new = not is_remote and not folder.exists()
     try:
-        folder.mkdir(exist_ok=True)
+        if not is_remote:
+            folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot make this folder: {error.strerror}") from error
     try:

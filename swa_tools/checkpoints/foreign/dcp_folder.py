@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from swa_tools.checkpoints.files import InputFile
+from swa_tools.checkpoints.files import Input, open_input
 from swa_tools.checkpoints.foreign.inert_pickle import (
     BrokenPickleError,
     Global,
@@ -34,6 +34,7 @@ from swa_tools.checkpoints.foreign.torch_format import read_contents
 from swa_tools.checkpoints.foreign.weight_sets import choose_weights
 from swa_tools.checkpoints.foreign.window import Window
 from swa_tools.checkpoints.header import TensorInfo
+from swa_tools.checkpoints.read_ahead import Span
 from swa_tools.errors import CheckpointError
 
 METADATA_FILE = ".metadata"
@@ -79,9 +80,9 @@ class DcpFolder:
         self._folder = folder
         self._lock = threading.Lock()
         self._whole: tuple[str, memoryview] | None = None
-        self._files: dict[str, InputFile] = {}
+        self._files: dict[str, Input] = {}
         self._found: dict[Piece, tuple[StoredTensor, int]] = {}
-        self._file = InputFile(self.path)
+        self._file = open_input(self.path)
         try:
             self._load(entry)
         except OSError as error:
@@ -121,13 +122,13 @@ class DcpFolder:
                 )
         return TensorInfo(tensor.dtype, tensor.shape, 0, tensor.n_bytes)
 
-    def _open(self, name: str) -> InputFile:
+    def _open(self, name: str) -> Input:
         if name not in self._files:
             if Path(name).name != name:
                 raise CheckpointError(
                     f"{self.path}: it names a file outside its folder, {name!r:.100}; refused"
                 )
-            self._files[name] = InputFile(self._folder / name)
+            self._files[name] = open_input(self._folder / name)
         return self._files[name]
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
@@ -171,6 +172,9 @@ class DcpFolder:
         file.read_at(first, memoryview(data))
         buffer[:] = layout(tensor, data).data[offset : offset + len(buffer)]
 
+    def place(self, name: str, offset: int, n_bytes: int) -> Span | None:
+        """See `TensorFile`; such folders are read on a disk."""
+
     def check_unchanged(self) -> None:
         """See `TensorFile`."""
         for file in (self._file, *self._files.values()):
@@ -183,7 +187,7 @@ class DcpFolder:
         self._whole = None
 
 
-def _find(piece: Piece, file: InputFile, dtype: str) -> tuple[StoredTensor, int]:
+def _find(piece: Piece, file: Input, dtype: str) -> tuple[StoredTensor, int]:
     """Read the file of `torch.save` that a piece is; return its tensor and the first byte of it."""
     contents = read_contents(file, start=piece.start, end=piece.end)
     tensor = contents.loaded

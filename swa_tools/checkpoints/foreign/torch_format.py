@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from typing import IO, Any, cast
 
-from swa_tools.checkpoints.files import InputFile
+from swa_tools.checkpoints.files import Input
 from swa_tools.checkpoints.foreign.inert_pickle import BrokenPickleError, read_pickle
 from swa_tools.checkpoints.foreign.other_formats import name_of_format, name_of_zip
 from swa_tools.checkpoints.foreign.stored_tensor import REBUILD, Storage, StoredTensor, storage_of
@@ -53,7 +53,7 @@ class Contents:
         return fault
 
 
-def read_contents(file: InputFile, *, start: int = 0, end: int | None = None) -> Contents:
+def read_contents(file: Input, *, start: int = 0, end: int | None = None) -> Contents:
     """Read what a file of `torch.save` holds, tensors as `StoredTensor`.
 
     Args:
@@ -79,7 +79,7 @@ def read_contents(file: InputFile, *, start: int = 0, end: int | None = None) ->
         raise CheckpointError(f"{file.path}: {problem}") from error
 
 
-def _zip_contents(file: InputFile, start: int, end: int) -> Contents:
+def _zip_contents(file: Input, start: int, end: int) -> Contents:
     records = _records(file, start, end)
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     problem = name_of_zip(records)
@@ -98,7 +98,7 @@ def _zip_contents(file: InputFile, start: int, end: int) -> Contents:
     return Contents(loaded, places)
 
 
-def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int]]:
+def _records(file: Input, first: int, last: int) -> dict[str, tuple[int, int]]:
     """Return where each record of a zip archive stands in the file.
 
     Raises:
@@ -111,6 +111,8 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
     except (ValueError, NotImplementedError, EOFError, OverflowError) as error:
         raise zipfile.BadZipFile(str(error)) from error
     records: dict[str, tuple[int, int]] = {}
+    headers = [first + info.header_offset for info in listed]
+    file.expect((start, min(start + LOCAL_HEADER.size, last)) for start in headers)
     for info in listed:
         if (
             info.compress_type != zipfile.ZIP_STORED
@@ -120,8 +122,10 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} is compressed")
         if info.filename in records:
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} stands in it twice")
-        header = Window(file, first + info.header_offset, last).read(LOCAL_HEADER.size)
-        start = first + info.header_offset + len(header) + sum(LOCAL_HEADER.unpack(header))
+        start = first + info.header_offset
+        end = start + LOCAL_HEADER.size
+        header = Window(file, start, min(end, last)).read(LOCAL_HEADER.size)
+        start = end + sum(LOCAL_HEADER.unpack(header))
         if start + info.file_size > last:
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} is cut off")
         records[info.filename] = start, start + info.file_size
@@ -133,7 +137,7 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
     return records
 
 
-def _old_contents(file: InputFile, start: int, end: int) -> Contents:
+def _old_contents(file: Input, start: int, end: int) -> Contents:
     stream = Window(file, start, end)
     claimed: dict[str, tuple[int, int]] = {}  # number of elements of each storage, their size
 

@@ -21,6 +21,7 @@ from swa_tools.averaging import (
 )
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.checkpoints import Checkpoint, check_weights_output, is_torch_name
+from swa_tools.checkpoints.remote import as_path, in_parallel
 from swa_tools.cli.choosing import chosen_checkpoints
 from swa_tools.cli.computing import setting_of
 from swa_tools.cli.declared import names_of, options_of, sections_of, taken
@@ -95,7 +96,7 @@ def command(
             _print_plan(opened, options, as_json=outcome.as_json and only_plan)
     is_folder = output is not None and output.endswith("/")
     if output is not None and not is_folder:
-        check_weights_output(Path(output), force=options.force)
+        check_weights_output(as_path(output), force=options.force)
     if only_plan or output is None:
         return
     if not (source.data or source.train_dir or source.val_dir):
@@ -103,7 +104,7 @@ def command(
     elif is_folder:
         raise click.UsageError("With --data the output is one file.")
     else:
-        _whole_job(paths, Path(output), options, given)
+        _whole_job(paths, as_path(output), options, given)
 
 
 def _options(given: dict[str, Any]) -> AverageOptions:
@@ -116,7 +117,7 @@ def _options(given: dict[str, Any]) -> AverageOptions:
 
 
 def _average(paths: list[Path], output: str, options: AverageOptions, *, as_json: bool) -> None:
-    n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    n_bytes = sum(in_parallel(lambda path: path.stat().st_size if path.is_file() else 0, paths))
     with progress("averaging", n_bytes or None, unit="bytes") as advance:
         options = dataclasses.replace(options, advance=advance)
         result = average_checkpoints(paths, output, options=options)
