@@ -280,7 +280,6 @@ def on_ranks(nursery, tmp_path):
 @pytest.fixture
 def file_server(tmp_path):
     """Serve the folder `tmp_path / "served"` on the web."""
-    pytest.importorskip("aiohttp")
     spec = importlib.util.spec_from_file_location(
         "file_server", Path(__file__).with_name("file_server.py")
     )

@@ -1,11 +1,12 @@
 """A web server that sends files by ranges, and fails as real ones do.
 
 As a script it serves a folder until its standard input ends:
-`python tests/file_server.py FOLDER SECONDS_OF_LATENCY` prints its address.
+`python tests/file_server.py FOLDER SECONDS_OF_LATENCY BYTES_PER_SECOND` prints its address.
 """
 
 import collections
 import http.server
+import json
 import re
 import sys
 import threading
@@ -19,6 +20,7 @@ class FileServer(http.server.ThreadingHTTPServer):
 
     Attributes:
         latency: Seconds before each answer.
+        rate: Bytes per second of all answers together; 0 for no limit.
         failures: How often each file answers "503", or, if negative, closes the connection, before
             it is sent; by its name.
         has_ranges: Whether it sends parts of files; otherwise always the whole.
@@ -31,8 +33,9 @@ class FileServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, folder: Path, *, latency: float = 0.0) -> None:
-        self.folder, self.latency = folder, latency
+    def __init__(self, folder: Path, *, latency: float = 0.0, rate: float = 0.0) -> None:
+        self.folder, self.latency, self.rate = folder, latency, rate
+        self.free_at = 0.0
         self.failures: collections.Counter[str] = collections.Counter()
         self.status: dict[str, int] = {}
         self.n_requests: collections.Counter[str] = collections.Counter()
@@ -80,6 +83,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         time.sleep(server.latency)
         name = urllib.parse.unquote(self.path.partition("?")[0].lstrip("/"))
+        if name.startswith("api/models/org/repo"):
+            return self.describe_repository(name)
+        name = name.removeprefix("org/repo/resolve/main/")
         path = server.folder / name
         if name in server.status:
             return self.refuse(server.status[name])
@@ -111,8 +117,31 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.flush()
         if with_body:
             with path.open("rb") as file:
-                self.connection.sendfile(file, start, end - start)
+                step = 1 << 18 if server.rate else end - start
+                for position in range(start, end, step):
+                    n_bytes = min(step, end - position)
+                    self.wait_for_the_line(n_bytes)
+                    self.connection.sendfile(file, position, n_bytes)
         return None
+
+    def wait_for_the_line(self, n_bytes):
+        """Wait until as many bytes fit into what all answers share."""
+        server = self.server
+        if server.rate:
+            with server.lock:
+                begin = max(server.free_at, time.monotonic())
+                server.free_at = begin + n_bytes / server.rate
+            time.sleep(max(0, begin - time.monotonic()))
+
+    def describe_repository(self, name):
+        """Answer as the Hub of Hugging Face, which has the files as `org/repo`."""
+        files = [
+            {"type": "file", "path": one.name, "size": one.stat().st_size, "oid": "0" * 40}
+            for one in self.server.folder.iterdir()
+        ]
+        model = {"id": "org/repo", "sha": "a" * 40, "siblings": [], "tags": [], "private": False}
+        is_list = "/tree/" in name or "/paths-info/" in name
+        self.send(json.dumps(files if is_list else model).encode(), "application/json")
 
     def refuse(self, status):
         self.send_response(status)
@@ -121,18 +150,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def list(self, folder):
         links = "".join(f'<a href="{one.name}">{one.name}</a>\n' for one in folder.iterdir())
-        body = f"<html>{links}</html>".encode()
+        self.send(f"<html>{links}</html>".encode(), "text/html")
+
+    def send(self, body, kind):
         self.send_response(200)
-        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_):
         pass
 
 
 if __name__ == "__main__":
-    with FileServer(Path(sys.argv[1]), latency=float(sys.argv[2])) as file_server:
+    with FileServer(
+        Path(sys.argv[1]), latency=float(sys.argv[2]), rate=float(sys.argv[3])
+    ) as file_server:
         print(file_server.url(), flush=True)  # noqa: T201  # its answer
         sys.stdin.read()

@@ -2,7 +2,9 @@
 
 import copy
 import importlib
+import importlib.util
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -26,6 +28,10 @@ from swa_tools.checkpoints import servers as servers_module
 from swa_tools.checkpoints.remote import RemotePath, as_path
 from swa_tools.cli import run
 from swa_tools.errors import CheckpointError, OutputError
+
+needs_aiohttp = pytest.mark.skipif(
+    importlib.util.find_spec("aiohttp") is None, reason="aiohttp, which reads https://, is missing"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +100,7 @@ class TestUrls:
         assert "must be equal" in finished.stderr or "differs" in finished.stderr
 
 
+@needs_aiohttp
 class TestHttp:
     def test_average_is_that_of_the_same_files_on_a_disk(self, file_server, served, tmp_path):
         outputs = []
@@ -374,3 +381,48 @@ def test_s3_reads_and_writes(s3, tmp_path, capsys):
         assert run(["inspect", url]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line == f"Error: {url}: no such file"
+
+
+def test_hugging_face_needs_no_driver(file_server, tmp_path):
+    for i in (9, 10):
+        path = file_server.folder / f"epoch-{i}.safetensors"
+        write_checkpoint(path, {"w": np.full((1000, 1000), i, np.float32)}, None)
+    script = "import sys; from swa_tools.cli import run; sys.exit(run(sys.argv[1:]))"
+    output = tmp_path / "out.safetensors"
+    arguments = ["average", "hf://org/repo@main/epoch-*.safetensors", "-o", str(output)]
+    environment = {**os.environ, "HF_ENDPOINT": file_server.url().rstrip("/")}
+    subprocess.run([sys.executable, "-c", script, *arguments], env=environment, check=True)
+    with open_checkpoint(output) as checkpoint:
+        assert checkpoint.read("w")[0, 0] == 9.5
+    names = [source.name for source in read_metadata(output).average.sources]
+    assert names == ["epoch-9.safetensors", "epoch-10.safetensors"]
+    assert max(file_server.sizes) == 4_000_000  # a request for all numbers of a file
+
+
+PEAK = """
+import sys
+from swa_tools.averaging import average_checkpoints
+average_checkpoints(sys.argv[1:-1], sys.argv[-1])
+with open("/proc/self/status") as status:
+    lines = dict(line.split(":", 1) for line in status)
+print(int(lines["VmHWM"].split()[0]) * 1024)
+"""
+
+
+@needs_aiohttp
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+@pytest.mark.parametrize("n", [8, 40])
+def test_peak_memory_is_below_600_mb(file_server, tmp_path, n):
+    n_elements = 1_000_000_000 // n // 4
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [n_elements], "data_offsets": [0, 4 * n_elements]}}
+    ).encode()
+    for i in range(n):
+        with open(file_server.folder / f"{i}.safetensors", "wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(file.tell() + 4 * n_elements)
+    urls = [file_server.url(f"{i}.safetensors") for i in range(n)]
+    command = [sys.executable, "-c", PEAK, *urls, str(tmp_path / "out.safetensors")]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(finished.stdout) < 600_000_000, finished.stdout

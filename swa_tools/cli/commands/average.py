@@ -51,7 +51,8 @@ SECTIONS = {
     sections=SECTIONS,
     epilog="\b\nExamples:\n"
     "  swa-tools average run --data imagenet -o swa.safetensors\n"
-    "  swa-tools average 'epoch-*.pth' --last 5 -o averaged.safetensors",
+    "  swa-tools average 'epoch-*.pth' --last 5 -o averaged.safetensors\n"
+    "  swa-tools average 's3://bucket/epoch-*.pth' -o averaged.safetensors",
 )
 @checkpoints_argument
 @click.option(
@@ -73,8 +74,8 @@ def command(
     """Average checkpoints, streaming, in constant memory.
 
     CHECKPOINT is a file (safetensors, a sharded index, .pth, .ckpt, …), a model folder, a run
-    directory (its captures), a folder of checkpoints or a quoted glob. What holds the same weights
-    counts once. With --data
+    directory (its captures), a folder of checkpoints or a quoted glob, or the URL of one (hf://,
+    s3://, gs://, az://, https://). What holds the same weights counts once. With --data
     the average's BatchNorm statistics are recomputed on the training images, prepared as the run
     trained on them, and it is scored on the validation images, if there are any, beside the
     averaged statistics and the best checkpoint.
