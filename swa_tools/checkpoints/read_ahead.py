@@ -1,17 +1,21 @@
 """Ask a server for what will be read next, many parts of files at a time, in bounded memory."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
+import queue
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Protocol
 
 READ_AHEAD_BYTES = 256 << 20
 """The memory that everything takes which was asked for and is not used up, whatever the number of
-files. The memory of the process stays below 600 MB, drivers included."""
+files; a thread that is ahead of the others may ask for one request more. The memory of the process
+stays below 600 MB, drivers included."""
 
 REQUEST_BYTES = 8 << 20
 """Size of a request, unless so many files are read at once that their shares are smaller."""
@@ -84,6 +88,7 @@ class ReadAhead:
         self._asked: list[_Request] = []
         self._asked_bytes = 0
         self._lock = threading.Lock()
+        _LIVE.add(self)
         with self._lock:
             self._ask_for_more()
 
@@ -93,7 +98,14 @@ class ReadAhead:
             request = self._find(file, position)
         if request is None or request.data is None:
             return 0
-        data = request.data.result()
+        try:
+            data = request.data.result()
+        except CancelledError:
+            return 0
+        except KeyboardInterrupt:
+            for ahead in list(_LIVE):  # or the other threads would wait for all of it
+                ahead.close()
+            raise
         part = memoryview(data)[position - request.start :][: len(buffer)]
         buffer[: len(part)] = part
         with self._lock:
@@ -124,7 +136,8 @@ class ReadAhead:
 
     def _ask_for_next(self) -> None:
         request = self._waiting.popleft()
-        request.data = _pool().submit(request.file.fetch, request.start, request.end)
+        request.data = Future()
+        _queue().put(request)
         self._asked.append(request)
         self._asked_bytes += request.n_bytes
 
@@ -134,7 +147,7 @@ class ReadAhead:
             self._asked_bytes -= request.n_bytes
 
     def close(self) -> None:
-        """Ask for nothing more."""
+        """Ask for nothing more, and let nobody wait; who reads on asks for it himself."""
         with self._lock:
             self._waiting.clear()
             for request in self._asked:
@@ -166,6 +179,30 @@ def _requests(spans: Iterable[Span], size: int) -> Iterator[_Request]:
         yield current
 
 
+_LIVE: weakref.WeakSet[ReadAhead] = weakref.WeakSet()
+
+
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(MAX_REQUESTS, thread_name_prefix="read-ahead")
+def _queue() -> queue.SimpleQueue[_Request]:
+    """Return where the threads that ask take their work from; the end of Python ends them."""
+    waiting: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+    for _ in range(MAX_REQUESTS):
+        threading.Thread(target=_answer, args=(waiting,), name="read-ahead", daemon=True).start()
+    return waiting
+
+
+def _answer(waiting: queue.SimpleQueue[_Request]) -> None:
+    while True:
+        request = waiting.get()
+        if request.data is None or request.data.cancelled():
+            continue
+        try:
+            data = request.file.fetch(request.start, request.end)
+        except BaseException as error:
+            with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+                request.data.set_exception(error)
+        else:
+            with contextlib.suppress(InvalidStateError):
+                request.data.set_result(data)
+            del data  # or it stays until the next
+        del request

@@ -275,6 +275,8 @@ class RemoteFile:
         """
         if end > self.n_bytes:
             raise CheckpointError(f"{self.path}: it has only {self.n_bytes} bytes; is it cut off?")
+        if self._closed.is_set():
+            raise CheckpointError(f"{self.path}: it was closed while it was read")
         # What is not asynchronous opens a file for each request, and must not read more than that.
         options = {} if self._fs.async_impl else {"cache_type": "none"}
 

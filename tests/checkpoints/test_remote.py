@@ -145,7 +145,7 @@ class TestHttp:
         urls = [file_server.url(path.name) for path in served.iterdir()]
         average_checkpoints(urls, tmp_path / "out.safetensors", options=AverageOptions(n_threads=4))
         assert len(most) > 30
-        assert max(most) <= 1 << 20
+        assert max(most) <= (1 << 20) + 3 * (1 << 20) // 3  # a request for each thread ahead
 
     def test_tensors_in_another_order_are_read(self, file_server, served, tmp_path, monkeypatch):
         monkeypatch.setattr(read_ahead_module, "REQUEST_BYTES", 100_000)
