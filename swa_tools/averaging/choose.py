@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -235,8 +236,8 @@ def _from_table(table: Path, epoch: int, metric: str) -> float | None:
     if not table.exists():
         return None
     try:
-        with open(table, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if float(row["epoch"]) == epoch]
+        text = io.StringIO(table.read_bytes().decode("utf-8"), newline="")
+        rows = [row for row in csv.DictReader(text) if float(row["epoch"]) == epoch]
         values = [float(row[metric]) for row in rows if row.get(metric)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{table}: not the table of a trainer: {error}") from error

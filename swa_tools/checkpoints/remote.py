@@ -7,6 +7,7 @@ Nothing is kept on disk, unless the URL asks for it in fsspec's own way:
 import contextlib
 import datetime as dt
 import email.utils
+import errno
 import os
 import posixpath
 import re
@@ -184,6 +185,10 @@ class RemotePath(PosixPath):
         head = self._url[: URL.match(self._url).end()]  # type: ignore[union-attr]  # it is a URL
         found = ask(self._url, lambda: fs.glob(place))
         return [RemotePath(one if URL.match(one) else head + one.lstrip("/")) for one in found]
+
+    def mkdir(self, *_: Any, **__: Any) -> None:
+        """Refuse; a folder of this name must not come to be on the disk."""
+        raise OSError(errno.EOPNOTSUPP, "a folder on a server")
 
     def upload(self, file: Path) -> None:
         """Send a local file there, whole.

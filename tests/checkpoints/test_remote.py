@@ -311,6 +311,20 @@ class TestFolders:
             "1.safetensors",
         ]
 
+    def test_a_metric_in_the_table_of_a_trainer(self, states, memory):
+        for i in (1, 2, 3):
+            states(f"run/checkpoint-{i}.safetensors", i)
+        memory.pipe("/run/summary.csv", b"epoch,top1\n1,50\n2,70\n3,60\n")
+        selection = Selection(top=1, metric="top1")
+        (path,) = choose(find_checkpoints(["memory://run"]), selection).paths
+        assert path.name == "checkpoint-2.safetensors"
+
+    def test_a_run_is_written_to_a_disk(self, memory, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert run(["finetune", "timm/test_resnet", "--data", "x", "-o", "memory://run"]) == 1
+        assert "give a local folder" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
     def test_an_output_appears_whole_or_not_at_all(self, states, memory, tmp_path, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         states("in/1.safetensors", 1)
