@@ -9,7 +9,7 @@ import dataclasses
 import datetime as dt
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -90,29 +90,6 @@ class Distributed:
                 f"rank {self.rank} of {self.world_size}: lost the other processes in a {name}"
                 f" ({_first_line(error)}); look for the first error above this one"
             ) from error
-
-
-class OtherRankError(SwaToolsError):
-    """An error on another rank, which reports it itself."""
-
-
-def together(context: Distributed, work: Callable[[], T]) -> T:
-    """Do a piece of work on every rank; if it fails on one, fail on all.
-
-    Raises:
-        SwaToolsError: On the first rank that failed: its own error.
-        OtherRankError: On all other ranks, with the text of that error.
-    """
-    result: T | None = None
-    error: SwaToolsError | None = None
-    try:
-        result = work()
-    except SwaToolsError as caught:
-        error = caught
-    for rank, first in enumerate(context.gather(error)):
-        if first is not None:
-            raise first if rank == context.rank else OtherRankError(str(first))
-    return result  # type: ignore[return-value]  # It is a T: nothing failed.
 
 
 @contextlib.contextmanager

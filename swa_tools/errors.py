@@ -32,3 +32,7 @@ class DataError(SwaToolsError):
 
 class TrainingError(SwaToolsError):
     """A run that cannot start, continue, or be resumed."""
+
+
+class OtherRankError(SwaToolsError):
+    """An error on another rank, which reports it itself."""

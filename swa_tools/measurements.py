@@ -28,6 +28,7 @@ import numpy as np
 
 from swa_tools import __version__
 from swa_tools.errors import SwaToolsError
+from swa_tools.json_documents import from_json, parse_object
 
 SCHEMA = 1
 """Version of the description."""
@@ -59,6 +60,14 @@ class Numbers:
         """Whether a network with BatchNorm was scored without recomputing its statistics."""
         described = self.description
         return bool(described.get("has_batchnorm")) and described.get("bn_samples") == 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Head:
+    """What every description says."""
+
+    schema: int
+    kind: str
 
 
 def description_path(path: Path) -> Path:
@@ -106,8 +115,8 @@ def read_numbers(path: Path) -> Numbers:
         # Open the file here, because NumPy leaves a broken archive open.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        description = json.loads(str(arrays.pop(DESCRIPTION)))
-        kind, schema = description["kind"], description["schema"]
+        description = parse_object(str(arrays.pop(DESCRIPTION)))
+        head = from_json(description, _Head, name=DESCRIPTION)
     except OSError as error:
         raise SwaToolsError(f"{path}: cannot read this file: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -115,9 +124,9 @@ def read_numbers(path: Path) -> Numbers:
             f"{path}: expected an .npz from swa-tools plane, ray, segment or trajectory, found"
             f" something else ({type(error).__name__})"
         ) from error
-    if schema != SCHEMA:
+    if head.schema != SCHEMA:
         raise SwaToolsError(
-            f"{path}: its description has schema {schema}, but this version reads {SCHEMA}; update"
-            " swa-tools"
+            f"{path}: its description has schema {head.schema}, but this version reads {SCHEMA};"
+            " update swa-tools"
         )
-    return Numbers(path=path, kind=kind, arrays=arrays, description=description)
+    return Numbers(path=path, kind=head.kind, arrays=arrays, description=description)

@@ -14,7 +14,7 @@ FOUNDATION = frozenset(
     {
         *("errors", "options", "statistics", "json_documents", "records", "measurements"),
         *("lazy_names", "listening", "run_files", "run_directory", "checkpoints", "distributed"),
-        *("models", "data"),
+        *("models", "data", "ranks"),
     }
 )
 BELOW_SELECTION = FOUNDATION | {"averaging", "batchnorm", "evaluation"}
@@ -24,15 +24,19 @@ MAY_IMPORT = {
     "statistics": frozenset(),
     "lazy_names": frozenset(),
     "listening": frozenset(),
+    "ranks": frozenset({"errors"}),
     "json_documents": frozenset(),
     "records": frozenset({"errors", "json_documents"}),
-    "measurements": frozenset({"errors"}),
+    "measurements": frozenset({"errors", "json_documents"}),
     "run_files": frozenset(),
     "checkpoints": frozenset({"errors", "run_files", "json_documents"}),
     "run_directory": frozenset({"errors", "json_documents", "records", "run_files", "checkpoints"}),
     "distributed": frozenset({"errors"}),
     "averaging": frozenset(
-        {"errors", "options", "records", "listening", "checkpoints", "run_files", "run_directory"}
+        {
+            *("errors", "options", "records", "listening", "ranks", "checkpoints"),
+            *("run_files", "run_directory"),
+        }
     ),
     "models": frozenset({"errors", "options", "lazy_names", "checkpoints", "distributed"}),
     "data": frozenset({"errors", "options", "lazy_names", "checkpoints", "distributed"}),
@@ -59,7 +63,7 @@ ALSO = {
 """A single module of another layer, beside those above."""
 LIGHT = (
     *("__init__", "__main__", "errors", "options", "statistics", "records", "measurements"),
-    *("json_documents", "lazy_names", "listening", "run_files", "run_directory"),
+    *("json_documents", "lazy_names", "listening", "ranks", "run_files", "run_directory"),
     *("checkpoints", "averaging", "report", "cli"),
 )
 LIGHT_ROOMS = tuple(

@@ -17,13 +17,11 @@ class Block:
 
     Attributes:
         tensor: The tensor.
-        number: The tensor's position in the plan.
         index: The block's position in the tensor.
         n_elements: How many elements it has.
     """
 
     tensor: TensorPlan
-    number: int
     index: int
     n_elements: int
 
@@ -35,10 +33,10 @@ class Block:
 
 def blocks_of(tensors: Sequence[TensorPlan]) -> Iterator[Block]:
     """Cut tensors into blocks, one tensor after the other."""
-    for number, tensor in enumerate(tensors):
+    for tensor in tensors:
         for index, start in enumerate(range(0, tensor.n_elements, BLOCK_ELEMENTS)):
             n_elements = min(BLOCK_ELEMENTS, tensor.n_elements - start)
-            yield Block(tensor, number, index, n_elements)
+            yield Block(tensor, index, n_elements)
 
 
 class Workspace:

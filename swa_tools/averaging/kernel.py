@@ -10,7 +10,7 @@ additions is that of the sources, so the result does not depend on the number of
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -29,6 +29,10 @@ MAX_THREADS = 8
 
 Sink = Callable[[TensorPlan, int, memoryview], None]
 """Receives (tensor, byte offset in it, bytes); called from any thread."""
+
+
+Hashes = dict[str, tuple[int, ...]]
+"""Sums of the block hashes of each tensor by name: in every source, in order, and in the output."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ def run_average(
     allow_nonfinite: bool = False,
     advance: Advance = unheard,
     n_threads: int | None = None,
-) -> Digests:
+) -> Hashes:
     """Read every source once, average, and give the result to the sink block by block.
 
     Args:
@@ -61,15 +65,18 @@ def run_average(
         advance: Called with the number of bytes read since its last call, for progress.
         n_threads: By default one per core, up to `MAX_THREADS`.
 
+    Returns:
+        What `digests_of` combines.
+
     Raises:
         CheckpointError: A source cannot be read, changed while it was read, holds NaN or Inf, or
             differs from the others in a tensor that must be equal in all.
     """
     _read_ahead(plan)
-    digests = _run_blocks(plan, sink, allow_nonfinite, advance, n_threads)
+    hashes = _run_blocks(plan, sink, allow_nonfinite, advance, n_threads)
     for checkpoint in plan.checkpoints:
         checkpoint.check_unchanged()
-    return digests
+    return hashes
 
 
 def _read_ahead(plan: AveragePlan) -> None:
@@ -84,12 +91,28 @@ def _run_blocks(
     allow_nonfinite: bool,  # noqa: FBT001  # handed on as it came
     advance: Advance,
     n_threads: int | None,
-) -> Digests:
+) -> Hashes:
     work = _Work(plan, sink, allow_nonfinite=allow_nonfinite, advance=advance)
     if n_threads is None:
         n_threads = min(os.cpu_count() or 1, MAX_THREADS)
     _run_threads(blocks_of(plan.tensors), work.run_block, n_threads)
-    return work.digests()
+    return {name: tuple(sums) for name, sums in work.hashes.items()}
+
+
+def digests_of(plan: AveragePlan, hashes: Mapping[str, Sequence[int]]) -> Digests:
+    """Combine the hashes of all tensors of a plan, whoever averaged them, into digests."""
+
+    def digest(i: int, dtypes: Iterable[str]) -> str:
+        rows = zip(plan.tensors, dtypes, strict=True)
+        return combine({t.name: (dtype, t.shape, hashes[t.name][i]) for t, dtype in rows})
+
+    return Digests(
+        sources=tuple(
+            digest(i, (tensor.dtypes[i] for tensor in plan.tensors))
+            for i in range(len(plan.checkpoints))
+        ),
+        output=digest(-1, (tensor.output_dtype for tensor in plan.tensors)),
+    )
 
 
 def iterate_average(
@@ -185,24 +208,7 @@ class _Work:
         self._plan, self._sink = plan, sink
         self._allow_nonfinite, self._advance = allow_nonfinite, advance
         self._lock = threading.Lock()
-        self._source_hashes = [[0] * len(plan.tensors) for _ in plan.checkpoints]
-        self._output_hashes = [0] * len(plan.tensors)
-
-    def digests(self) -> Digests:
-        """Combine what was hashed on the way."""
-        tensors = self._plan.tensors
-
-        def digest(dtypes: Iterable[str], hashes: Iterable[int]) -> str:
-            rows = zip(tensors, dtypes, hashes, strict=True)
-            return combine({t.name: (dtype, t.shape, value) for t, dtype, value in rows})
-
-        return Digests(
-            sources=tuple(
-                digest((t.dtypes[i] for t in tensors), hashes)
-                for i, hashes in enumerate(self._source_hashes)
-            ),
-            output=digest((t.output_dtype for t in tensors), self._output_hashes),
-        )
+        self.hashes = {tensor.name: [0] * (len(plan.checkpoints) + 1) for tensor in plan.tensors}
 
     def run_block(self, block: Block, workspace: Workspace) -> None:
         """Read one block from every source and give the sink the result."""
@@ -210,10 +216,10 @@ class _Work:
         sources, data = make(block, workspace)
         self._sink(block.tensor, block.span(block.tensor.output_dtype)[0], data)
         output = block_hash(data, block.index)
+        sums = self.hashes[block.tensor.name]
         with self._lock:
-            for hashes, value in zip(self._source_hashes, sources, strict=True):
-                hashes[block.number] += value
-            self._output_hashes[block.number] += output
+            for i, value in enumerate((*sources, output)):
+                sums[i] += value
             self._advance(sum(block.span(dtype)[1] for dtype in block.tensor.dtypes))
 
     def _average(self, block: Block, workspace: Workspace) -> tuple[list[int], memoryview]:

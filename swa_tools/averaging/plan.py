@@ -16,6 +16,7 @@ from swa_tools.averaging.weighting import Weighting
 from swa_tools.checkpoints import Checkpoint
 from swa_tools.checkpoints.dtypes import DTYPES
 from swa_tools.checkpoints.header import TensorInfo, tensor_bytes
+from swa_tools.checkpoints.sharded import Layout
 from swa_tools.errors import CheckpointError
 
 
@@ -67,6 +68,11 @@ class AveragePlan:
     def divisor(self) -> float:
         """The sum of the coefficients."""
         return math.fsum(self.coefficients)
+
+    @property
+    def layout(self) -> Layout:
+        """What the output consists of."""
+        return {tensor.name: (tensor.output_dtype, tensor.shape) for tensor in self.tensors}
 
     @property
     def leaves_out(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from swa_tools.checkpoints.foreign.dcp_folder import is_dcp_folder
+from swa_tools.checkpoints.foreign.safetensors_pieces import has_safetensors_pieces
 from swa_tools.checkpoints.names import common_start, in_order, natural_key, without_a_number
 from swa_tools.checkpoints.reader import FOLDER_FILES, open_checkpoint
 from swa_tools.checkpoints.remote import RemotePath
@@ -92,7 +93,8 @@ def is_model_folder(folder: Path) -> bool:
     if isinstance(folder, RemotePath):
         return folder.is_dir() and not set(FOLDER_FILES).isdisjoint(folder.names())
     has_weights = any(os.path.lexists(folder / file) for file in FOLDER_FILES)
-    return os.path.isdir(folder) and (has_weights or is_dcp_folder(folder))
+    is_cut = is_dcp_folder(folder) or has_safetensors_pieces(folder)
+    return os.path.isdir(folder) and (has_weights or is_cut)
 
 
 def _layout(path: Path) -> object:

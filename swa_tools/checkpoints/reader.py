@@ -13,6 +13,10 @@ from swa_tools.checkpoints.digest import BLOCK_ELEMENTS, block_hash, combine
 from swa_tools.checkpoints.dtypes import DTYPES, numpy_dtype
 from swa_tools.checkpoints.files import SafetensorsFile, TensorFile, open_input
 from swa_tools.checkpoints.foreign.dcp_folder import DcpFolder, is_dcp_folder
+from swa_tools.checkpoints.foreign.safetensors_pieces import (
+    SafetensorsPieces,
+    has_safetensors_pieces,
+)
 from swa_tools.checkpoints.foreign.torch_file import TorchFile
 from swa_tools.checkpoints.foreign.torch_format import ZIP_START
 from swa_tools.checkpoints.header import JSON_BLANKS, PREFIX_BYTES
@@ -68,7 +72,7 @@ class Checkpoint:
             stored, prefix=self._files[0].prefix, keep_names=keep_names
         )
         self.notes = (*notes, *(note for file in self._files for note in file.notes))
-        if len(self._files) == 1 and SHARD.search(self._files[0].path.name):
+        if SHARD.search(self.name):
             self.notes += ("one piece of a sharded checkpoint; its index stands for the whole",)
         self._places = {name: (stored[old], old) for name, old in names.items()}
         self.tensors = {
@@ -215,9 +219,12 @@ def open_checkpoint(
         CheckpointError: It is missing, damaged, of another format, or ambiguous.
     """
     path = as_path(path)
-    if is_dcp_folder(path):
+    is_remote = isinstance(path, RemotePath)
+    if not is_remote and is_dcp_folder(path):
         return Checkpoint(path, [DcpFolder(path, entry=entry)], keep_names=keep_names)
-    is_folder = path.is_dir() if isinstance(path, RemotePath) else os.path.isdir(path)
+    if not is_remote and has_safetensors_pieces(path):
+        return Checkpoint(path, [SafetensorsPieces(path)], keep_names=keep_names)
+    is_folder = path.is_dir() if is_remote else os.path.isdir(path)
     target = _file_in_folder(path) if is_folder else path
     if target.name.endswith(".index.json"):
         with ExitStack() as stack:
@@ -229,7 +236,6 @@ def open_checkpoint(
                 return file
 
             index = open_index(target)
-            is_remote = isinstance(path, RemotePath)
             shards = in_parallel(open_shard, index) if is_remote else [*map(open_shard, index)]
             checkpoint = Checkpoint(path, shards, keep_names=keep_names)
             stack.pop_all()

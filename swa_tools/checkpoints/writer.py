@@ -11,6 +11,7 @@ import errno
 import fcntl
 import glob
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -81,7 +82,7 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
         with _sent_at_the_end(path, force=force) as file:
             yield file
         return
-    _remove_abandoned(path)
+    remove_abandoned(path)
     try:
         with _temporary_file(path) as file:
             yield file
@@ -89,7 +90,7 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
             os.fsync(file.fileno())
             check_output(path, force=force)
             os.replace(file.name, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot write it: {error.strerror or error}") from error
 
@@ -130,12 +131,22 @@ def weights_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryI
         _save_as_torch(Path(file.name), output)
 
 
-def check_weights_output(path: Path, *, force: bool = False) -> None:
+def check_weights_output(path: Path, *, force: bool = False, needs_metadata: bool = False) -> None:
     """Tell early whether an output of weights could be written; see `check_output`.
+
+    Args:
+        path: The output.
+        force: Whether an existing file may be replaced.
+        needs_metadata: Whether the file must say which model it belongs to.
 
     Raises:
         OutputError: As `check_output`, or its name is that of another format.
     """
+    if needs_metadata and is_torch_name(path):
+        raise OutputError(
+            f"{path}: torch's files keep no metadata, which the scores need; write a"
+            f" {WEIGHTS_SUFFIX} file, and convert it with `swa-tools average FILE -o {path.name}`"
+        )
     if path.suffix and not path.name.lower().endswith((WEIGHTS_SUFFIX, *TORCH_SUFFIXES)):
         raise OutputError(
             f"{path}: the name of an output says its format: expected {WEIGHTS_SUFFIX}, one of"
@@ -163,9 +174,7 @@ def _save_as_torch(safetensors_file: Path, output: BinaryIO) -> None:
 @contextlib.contextmanager
 def _temporary_file(path: Path) -> Iterator[BinaryIO]:
     """Give a new file beside an output, which is removed at the end if it is still there."""
-    # Random, not the process's number: another machine that shares the disk may have the same.
-    folder = Path(tempfile.gettempdir()) if isinstance(path, RemotePath) else path.parent
-    temporary = folder / f".{path.name}.{os.urandom(6).hex()}.tmp"
+    temporary = temporary_name(path)
     try:
         with open(temporary, "xb+") as file:
             with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -176,16 +185,38 @@ def _temporary_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files of writers that were killed; a living one holds its lock."""
+def temporary_name(path: Path) -> Path:
+    """Return a new name beside an output, for what becomes that output.
+
+    What becomes a file on a server is in the folder for temporary files.
+    """
+    folder = Path(tempfile.gettempdir()) if isinstance(path, RemotePath) else path.parent
+    # Random, not the process's number: another machine that shares the disk may have the same.
+    return folder / f".{path.name}.{os.urandom(6).hex()}.tmp"
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what writers of an output left that were killed; a living one holds its lock."""
     pattern = f".{glob.escape(path.name)}.*.tmp"
     for candidate in glob.glob(pattern, root_dir=path.parent):
-        with contextlib.suppress(OSError), open(path.parent / candidate, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path.parent / candidate)
+        with contextlib.suppress(OSError):
+            _remove_unlocked(path.parent / candidate)
 
 
-def _sync_folder(folder: Path) -> None:
+def _remove_unlocked(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:

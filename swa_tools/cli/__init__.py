@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 from swa_tools import __version__
-from swa_tools.errors import SwaToolsError
+from swa_tools.errors import OtherRankError, SwaToolsError
 
 COMMANDS = (
     "finetune",
@@ -86,6 +86,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except OtherRankError:  # that rank says what is wrong
+        return EXIT_ERROR
     except SwaToolsError as error:
         click.echo(f"Error: {error}", err=True)
         return EXIT_ERROR

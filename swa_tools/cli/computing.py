@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from swa_tools.cli.declared import taken
 from swa_tools.cli.output import listening
 from swa_tools.data.options import ImageSource
 from swa_tools.evaluation.options import EvaluationOptions
+from swa_tools.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from swa_tools.distributed import Distributed
@@ -30,6 +32,18 @@ def computing(device: str) -> Iterator["Distributed"]:
     with distributed(device) as context:
         if context.device.type == "cpu" and platform.libc_ver()[0] == "glibc":
             _keep_freed_memory()
+        yield context
+
+
+@contextlib.contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """Join the processes that torchrun started, for work that needs no torch in one process."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield ALONE
+        return
+    from swa_tools.distributed import distributed
+
+    with distributed("cpu") as context:
         yield context
 
 

@@ -18,6 +18,7 @@ from swa_tools.cli.shared_options import OutcomeOptions
 from swa_tools.cli.tensorboard import log_scalars
 from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.errors import SwaToolsError
+from swa_tools.ranks import together
 from swa_tools.training.options import FinetuneOptions, JobOptions, recorded
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from swa_tools.training.progress import RunListener
     from swa_tools.training.run_plan import RunPlan
 
-EXIT_ERROR = 1
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
@@ -36,28 +36,24 @@ def run_job(options: FinetuneOptions, job: JobOptions) -> int:
     Returns:
         The exit status.
     """
-    from swa_tools.distributed import OtherRankError, together
     from swa_tools.training import finetune
     from swa_tools.training.description import Caller
 
     caller = Caller(command=command_line(), options=recorded(job), needs_captures=job.then_average)
-    try:
-        with computing(options.device) as context:
-            with contextlib.ExitStack() as stack:
-                watching = _watching(options, job, context)
-                listener = together(context, lambda: stack.enter_context(watching))
-                result = finetune(options, context=context, listener=listener, caller=caller)
-            if job.then_average and result.stopped_by is None:
-                if context.is_main:
-                    notice(describe_speed(result))
-                _average(result, options, context, as_json=job.as_json)
-            elif context.is_main:
-                print_result(result, as_json=job.as_json)
-            # No rank closes its connections while another still works; one may already be gone.
-            with contextlib.suppress(SwaToolsError):
-                context.barrier()
-    except OtherRankError:  # the other rank has said what is wrong
-        return EXIT_ERROR
+    with computing(options.device) as context:
+        with contextlib.ExitStack() as stack:
+            watching = _watching(options, job, context)
+            listener = together(context, lambda: stack.enter_context(watching))
+            result = finetune(options, context=context, listener=listener, caller=caller)
+        if job.then_average and result.stopped_by is None:
+            if context.is_main:
+                notice(describe_speed(result))
+            _average(result, options, context, as_json=job.as_json)
+        elif context.is_main:
+            print_result(result, as_json=job.as_json)
+        # No rank closes its connections while another still works; one may already be gone.
+        with contextlib.suppress(SwaToolsError):
+            context.barrier()
     return EXIT_STATUS[result.stopped_by] if result.stopped_by else 0
 
 

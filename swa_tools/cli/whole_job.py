@@ -44,14 +44,14 @@ def average_recompute_evaluate(
     from swa_tools.selection import average_and_score
 
     run = common_run(paths)
-    minima = [] if run is None else _minima(run, paths)
+    captures = [] if run is None else _scores_of(run, paths)
     scored = average_and_score(
         paths,
         output,
         average=average,
         setting=setting,
         val=val,
-        reference=_reference(paths, minima),
+        reference=_reference(paths, captures),
     )
     if not setting.context.is_main:
         return
@@ -70,22 +70,22 @@ def average_recompute_evaluate(
             print_json(_document(scored))
         else:
             _print(scored, record, run=run)
-        for line in verdicts(scored, paths, minima, run=run):
+        for line in verdicts(scored, paths, captures, run=run):
             notice(line)
 
 
-def _reference(paths: Sequence[Path], minima: "Sequence[Record]") -> Path | None:
-    """Return what the average is compared with: the best minimum, else the last checkpoint."""
+def _reference(paths: Sequence[Path], captures: "Sequence[Record]") -> Path | None:
+    """Return what the average is compared with: the best capture, else the last checkpoint."""
     if len(paths) < 2:
         return None
-    if not minima:
+    if not captures:
         return paths[-1]
-    best = max(minima, key=lambda record: record.top1 or 0)
+    best = max(captures, key=lambda record: record.top1 or 0)
     return next(path for path in paths if path.name == best.checkpoint)
 
 
-def _minima(run: "RunDirectory", paths: Sequence[Path]) -> "list[Record]":
-    """Return how a run scored those of its minima that are averaged."""
+def _scores_of(run: "RunDirectory", paths: Sequence[Path]) -> "list[Record]":
+    """Return how a run scored those of its captures that are averaged."""
     names = {path.name for path in paths if path.absolute().parent == run.checkpoints}
     return [
         record
@@ -95,7 +95,7 @@ def _minima(run: "RunDirectory", paths: Sequence[Path]) -> "list[Record]":
 
 
 def _validations(run: "RunDirectory") -> "list[Record]":
-    """Return what a run scored itself: its start and its minima, on validation images."""
+    """Return what a run scored itself: its start and its captures, on validation images."""
     return [
         record
         for record in run.read_metrics()
@@ -109,7 +109,7 @@ def _validations(run: "RunDirectory") -> "list[Record]":
 def verdicts(
     scored: "ScoredAverage",
     paths: Sequence[Path],
-    minima: "Sequence[Record]",
+    captures: "Sequence[Record]",
     *,
     run: "RunDirectory | None",
 ) -> Iterator[str]:
@@ -130,11 +130,11 @@ def verdicts(
             f" (p {_p_value(scored, scored.reference)})"
             + ("" if is_worse_than_stale else "; fewer checkpoints (--last N) may be better")
         )
-    if run is not None and _is_rising(minima) and _moves_on(paths):
+    if run is not None and _is_rising(captures) and _moves_on(paths):
         folder = shlex.quote(str(run.path))
         yield (
-            f"the run is still descending: its minima rise from {minima[0].top1:.2f} to"
-            f" {minima[-1].top1:.2f} % and move on through weight space (swa-tools trajectory"
+            f"the run is still descending: its captures rise from {captures[0].top1:.2f} to"
+            f" {captures[-1].top1:.2f} % and move on through weight space (swa-tools trajectory"
             f" {folder}), so that early ones hold the average back. Train on, or average the last"
             f" few: swa-tools sweep {folder} --data DIR scores the last 1, 2, …"
         )
@@ -151,12 +151,12 @@ def _p_value(scored: "ScoredAverage", name: str) -> str:
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
-def _is_rising(minima: "Sequence[Record]") -> bool:
-    """Tell whether the last minimum is better than the first by more than chance (95 %)."""
-    if len(minima) < 3 or minima[0].top1 is None or minima[-1].top1 is None:
+def _is_rising(captures: "Sequence[Record]") -> bool:
+    """Tell whether the last capture is better than the first by more than chance (95 %)."""
+    if len(captures) < 3 or captures[0].top1 is None or captures[-1].top1 is None:
         return False
-    first, last = minima[0].top1 / 100, minima[-1].top1 / 100
-    variance = (first * (1 - first) + last * (1 - last)) / max(1, minima[-1].n_samples or 1)
+    first, last = captures[0].top1 / 100, captures[-1].top1 / 100
+    variance = (first * (1 - first) + last * (1 - last)) / max(1, captures[-1].n_samples or 1)
     return last - first > 1.96 * math.sqrt(variance)
 
 
@@ -187,7 +187,7 @@ def _print(scored: "ScoredAverage", record: "Record", *, run: "RunDirectory | No
     rows.append([name, "", *_cells(record), ""])
     caption = f"{scored.output.score.n_samples:,} images of val"
     if earlier:
-        caption += "; start and minima as the run scored them"
+        caption += "; start and captures as the run scored them"
     print_table(["checkpoint", "epoch", "top-1 %", "top-5 %", "nll", "p"], rows, caption=caption)
     if scored.stale is not None:
         click.echo(

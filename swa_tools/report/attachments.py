@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from swa_tools.errors import SwaToolsError
-from swa_tools.json_documents import parse_object
+from swa_tools.json_documents import from_json, parse_object
 
 ABLATION_FILE = "bn-ablation.json"
 
@@ -28,9 +28,9 @@ class Ablation:
         command: How to reproduce the numbers; None if unknown.
     """
 
-    curves: Mapping[str, list[tuple[float, float]]]
-    baselines: Mapping[str, float]
-    command: str | None
+    curves: dict[str, tuple[tuple[float, ...], ...]]
+    baselines: dict[str, float]
+    command: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,20 +73,14 @@ def read_attachments(folder: Path) -> Attachments:
 def _read_ablation(folder: Path) -> Ablation | None:
     path = folder / ABLATION_FILE
     try:
-        document = parse_object(path.read_bytes())
-        command = document.get("command")
-        return Ablation(
-            curves={
-                str(name): [(float(images), float(top1)) for images, top1 in points]
-                for name, points in document["curves"].items()
-                if points
-            },
-            baselines={str(name): float(top1) for name, top1 in document["baselines"].items()},
-            command=command if isinstance(command, str) else None,
-        )
+        found = from_json(parse_object(path.read_bytes()), Ablation, name="ablation")
+        if any(len(point) != 2 for points in found.curves.values() for point in points):
+            raise ValueError("curves: expected pairs of numbers")
+        curves = {name: points for name, points in found.curves.items() if points}
+        return dataclasses.replace(found, curves=curves)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise SwaToolsError(f"{path}: cannot read this ablation: {error}") from error
 
 

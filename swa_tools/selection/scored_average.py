@@ -91,7 +91,7 @@ def average_and_score(
         SwaToolsError: As from each of the three stages; nothing is written before the second one
             is done.
     """
-    check_weights_output(output, force=average.force)
+    check_weights_output(output, force=average.force, needs_metadata=True)
     evaluation = setting.evaluation
     with setting.shared_folder(output.parent) as folder:
         stale = folder / f"stale-{output.name}"

@@ -79,7 +79,7 @@ def greedy_soup(
         SwaToolsError: As from `evaluate_checkpoints`, `average_checkpoints` and
             `update_checkpoint`; nothing is written then.
     """
-    check_weights_output(output, force=force)
+    check_weights_output(output, force=force, needs_metadata=True)
     n_samples = min(trial_samples, setting.bn.n_samples or trial_samples)
     on_trial = dataclasses.replace(setting.bn, n_samples=n_samples)
     trial = open_trial(paths[0], held_out, dataclasses.replace(setting, bn=on_trial))

@@ -8,8 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from swa_tools.distributed import OtherRankError
-from swa_tools.errors import SwaToolsError, TrainingError
+from swa_tools.errors import OtherRankError, SwaToolsError, TrainingError
 
 if TYPE_CHECKING:
     from swa_tools.training.run import Run

@@ -11,9 +11,10 @@ import xxhash
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from swa_tools.distributed import Distributed, amp_dtype, together
+from swa_tools.distributed import Distributed, amp_dtype
 from swa_tools.errors import ModelError, TrainingError
 from swa_tools.models import load_into
+from swa_tools.ranks import together
 from swa_tools.training.averages import ExponentialAverage
 from swa_tools.training.failures import enough_memory
 from swa_tools.training.optimizer import build_optimizer, load_optimizer
@@ -219,6 +220,7 @@ def _load_state(stepper: Stepper, ema: ExponentialAverage | None, start: Start) 
         load_optimizer(stepper.optimizer, before.optimizer)
     if point is None:
         return
-    stepper.scaler.load_state_dict(point.scaler)
+    if point.scaler:  # empty where the run had another precision until now
+        stepper.scaler.load_state_dict(point.scaler)
     if ema is not None and point.ema is not None:
         load_into(ema.module, point.ema, where="the moving average")

@@ -37,7 +37,7 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim
         return torch.optim.AdamW(
             groups, lr=0.0, weight_decay=options.weight_decay, fused=fused or None
         )
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups,
         lr=0.0,
         momentum=options.momentum,
@@ -45,6 +45,12 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim
         weight_decay=options.weight_decay,
         fused=fused or None,
     )
+    if options.momentum:
+        # The first step makes them, unset, and is skipped if float16 overflows in it.
+        for group in groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:

@@ -4,9 +4,10 @@ import dataclasses
 from typing import Any
 
 from swa_tools.checkpoints import content_digest
-from swa_tools.distributed import Distributed, together
+from swa_tools.distributed import Distributed
 from swa_tools.errors import TrainingError
 from swa_tools.models import save_state_dict
+from swa_tools.ranks import together
 from swa_tools.run_directory import RunDirectory
 from swa_tools.training.averages import OnlineAverage
 from swa_tools.training.batches import Loaders, open_loaders

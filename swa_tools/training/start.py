@@ -9,7 +9,7 @@ import torch
 
 from swa_tools.checkpoints import BnInfo, Preprocessing, ViewInfo
 from swa_tools.data import ImageSet, map_to_outputs, open_split, training_view
-from swa_tools.distributed import Distributed, together
+from swa_tools.distributed import Distributed
 from swa_tools.errors import TrainingError
 from swa_tools.models import (
     BuiltModel,
@@ -20,6 +20,7 @@ from swa_tools.models import (
     load_into,
     replace_head,
 )
+from swa_tools.ranks import together
 from swa_tools.run_directory import RunDirectory
 from swa_tools.training.description import launcher
 from swa_tools.training.options import FinetuneOptions

@@ -345,6 +345,25 @@ class TestFolders:
         assert content_digest("memory://out/average.pth") == content_digest(url)
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_model_folder_is_written_by_one_process_and_without_shards(self, states, memory):
+        states("in/model.safetensors", 1)
+        memory.pipe("/in/config.json", b"{}")
+        average_checkpoints(["memory://in"], "memory://out/")
+        assert memory.find("/out") == ["/out/config.json", "/out/model.safetensors"]
+        assert content_digest("memory://out") == content_digest("memory://in")
+        with pytest.raises(OutputError, match="exists already"):
+            average_checkpoints(["memory://in"], "memory://out/")
+        options = AverageOptions(force=True)
+        average_checkpoints(["memory://in"], "memory://out/", options=options)
+        with pytest.raises(OutputError, match="one of the checkpoints to average"):
+            average_checkpoints(["memory://in"], "memory://in/", options=options)
+        options = AverageOptions(max_shard_size=1000)
+        with pytest.raises(OutputError, match="shards are written to a disk"):
+            average_checkpoints(["memory://in"], "memory://shards/", options=options)
+        assert memory.find("/shards") == []
+        with pytest.raises(OutputError, match="cannot write to a web server"):
+            average_checkpoints(["memory://in"], "https://host.invalid/out/")
+
 
 @pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs")])
 def test_a_missing_driver_is_named(monkeypatch, scheme, package):

@@ -6,8 +6,11 @@ import os
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swa_tools.checkpoints import content_digest, open_checkpoint, write_checkpoint
+from swa_tools.checkpoints.sharded import build_index, parse_size, split_into_shards
 from swa_tools.errors import CheckpointError
 
 ARRAYS = {name: np.full(3, value, np.float32) for value, name in enumerate("abcd")}
@@ -182,6 +185,8 @@ def test_a_shard_that_is_given_as_a_checkpoint_is_named_as_one(tmp_path):
         assert checkpoint.notes == (
             "one piece of a sharded checkpoint; its index stands for the whole",
         )
+    with open_checkpoint(index_of(tmp_path, {"a": path.name})) as checkpoint:
+        assert checkpoint.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -192,3 +197,44 @@ def test_the_folders_of_hugging_face_are_models(tmp_path, read_all, name):
     arrays = {"a": np.ones(3, np.float32)}
     write_checkpoint(tmp_path / name, arrays, None)
     np.testing.assert_array_equal(read_all(tmp_path)["a"], arrays["a"])
+
+
+@given(
+    sizes=st.dictionaries(st.text("abc.", min_size=1, max_size=4), st.integers(0, 40), min_size=1),
+    limit=st.integers(1, 100),
+)
+def test_shards_are_those_of_huggingface_hub(sizes, limit):
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    layout = {name: ("U8", (n,)) for name, n in sizes.items()}
+    theirs = split_state_dict_into_shards_factory(
+        dict(sorted(sizes.items())),
+        get_storage_size=lambda size: size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=limit,
+    )
+    shards = split_into_shards(layout, limit)
+    assert shards == theirs.filename_to_tensors
+    index = json.loads(build_index(shards, layout))
+    assert index == {"metadata": theirs.metadata, "weight_map": theirs.tensor_to_filename}
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("5GB", 5 * 10**9),
+        ("500 mb", 5 * 10**8),
+        ("1.5TB", 15 * 10**11),
+        ("2GiB", 2 * 2**30),
+        ("7", 7),
+        ("3k", 3000),
+    ],
+)
+def test_sizes_are_read(text, n_bytes):
+    assert parse_size(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5GB", "5XB", "GB", "5 G B", "1e9", "inf"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ValueError, match="expected a size such as 5GB"):
+        parse_size(text)

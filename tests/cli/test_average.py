@@ -117,6 +117,7 @@ def test_an_output_is_replaced_only_by_force_and_never_a_source(call, files, tmp
         (["missing.safetensors", "-o", "x.safetensors"], 1, "no such file"),
         (["nothing-*.pth", "-o", "x.safetensors"], 1, "no file matches"),
         (["empty", "-o", "x.safetensors"], 1, "no checkpoints in this folder"),
+        (["{files}", "-o", "x.npz"], 1, "the name of an output says its format"),
         (["{files}", "-o", "no/such/folder/x.safetensors"], 1, "there is no folder"),
         (["{files}", "--last", "9", "-o", "x.safetensors"], 1, "only 4"),
         (["{files}", "--weights", "1,2", "-o", "x.safetensors"], 1, "expected one for each"),

@@ -12,7 +12,7 @@ def soup(image_folder, run_with_captures, tmp_path, capsys):
     def call(*arguments, status=0):
         common = ["--data", image_folder, "--device", "cpu", "--workers", "0"]
         output = ["-o", tmp_path / "soup.safetensors"]
-        assert run(["soup", *map(str, (run_with_captures, *arguments, *common, *output))]) == status
+        assert run(["soup", *map(str, (run_with_captures, *common, *output, *arguments))]) == status
         return capsys.readouterr()
 
     return call
@@ -42,3 +42,5 @@ def test_wrong_usage_and_errors(soup):
     found = soup("--held-out", "24", status=1)
     assert "cannot hold out 24 of 24 images" in found.err
     assert found.err.count("\n") == 1
+    message = soup("-o", "soup.pth", status=1).err
+    assert "soup.pth: torch's files keep no metadata, which the scores need" in message

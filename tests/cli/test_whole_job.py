@@ -112,7 +112,7 @@ def test_a_run_that_still_descends_is_told_to_train_on(scored, run_with_captures
         save_state_dict(path, moved, read_metadata(exploring[0]))
     good, run = scored(average=640, stale=600), RunDirectory(run_with_captures)
     (line,) = lines_of(good, minima(54, 58, 60, 61), run=run, paths=straight)
-    assert "still descending: its minima rise from 54.00 to 61.00 %" in line
+    assert "still descending: its captures rise from 54.00 to 61.00 %" in line
     assert f"swa-tools sweep {run_with_captures} --data DIR" in line
     # Both must say so: the scores, by more than chance, and the path.
     assert lines_of(good, minima(60, 61, 60.5, 61), run=run, paths=straight) == []

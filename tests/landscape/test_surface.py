@@ -166,7 +166,7 @@ def test_images_are_described_with_their_digests(captures, survey, image_folder)
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_gpu_gives_the_scores_of_the_cpu(captures, survey):
-    alone = survey()
+    alone = survey(amp="off")
     on_gpu = dataclasses.replace(alone, context=single_process("cuda"))
     one, other = score(alone, captures[0]), score(on_gpu, captures[0])
     assert other.train_loss == pytest.approx(one.train_loss, rel=1e-3)

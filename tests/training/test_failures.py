@@ -5,8 +5,7 @@ import torch
 import torch.distributed as dist
 
 from swa_tools.checkpoints import read_metadata
-from swa_tools.distributed import OtherRankError
-from swa_tools.errors import TrainingError
+from swa_tools.errors import OtherRankError, TrainingError
 from swa_tools.models import load_state_dict, save_state_dict
 from swa_tools.records import read_records
 from swa_tools.training.failures import are_finite, enough_memory, explain, is_lost_connection

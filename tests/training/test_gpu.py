@@ -48,3 +48,11 @@ def test_synchronised_batchnorm_runs_on_two_gpus(recipe, tmp_path):
     assert finished.returncode == 0, finished.stderr
     state = load_state_dict(tmp_path / "run" / "checkpoints" / "cycle-003.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+@pytest.mark.parametrize(("before", "after"), [("bf16", "fp16"), ("fp16", "off"), ("off", "fp16")])
+def test_a_run_goes_on_in_another_precision(options, before, after):
+    finetune(options(device="cuda", amp=before, epochs=1))
+    run = finetune(options(device="cuda", amp=after, epochs=2, resume=True)).run
+    state = load_state_dict(run / "checkpoints" / "cycle-002.safetensors")
+    assert all(torch.isfinite(t).all() for t in state.values() if t.is_floating_point())

@@ -113,3 +113,32 @@ def test_position_survives_saving_and_loading():
     other.load_state_dict(state)
     resumed.load_state_dict(optimizer.state_dict())
     assert run(resumed, other, 9) == [schedule.lr(step) for step in range(6, 15)]
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_steps_that_overflow_leave_the_fused_optimizer_as_the_plain_one(monkeypatch, nesterov):
+    """In the first, torch's fused SGD makes momentum buffers and does not fill them."""
+    empty_like = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda t, **kw: empty_like(t, **kw).fill_(torch.nan))
+    module, plain_module = make_network(), make_network()
+    plain_module.load_state_dict(module.state_dict())
+    fused = build_optimizer(module, OptimizerOptions(nesterov=nesterov))
+    fused.param_groups[0]["lr"] = 0.1
+    plain = torch.optim.SGD(
+        plain_module.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=nesterov
+    )
+    scalers = [torch.amp.GradScaler("cpu", init_scale=4.0) for _ in range(2)]
+    for step in range(5):
+        torch.manual_seed(step)
+        images = torch.randn(4, 3, 3, 3) * (torch.inf if step < 2 else 1)
+        for one, optimizer, scaler in zip(
+            (module, plain_module), (fused, plain), scalers, strict=True
+        ):
+            optimizer.zero_grad()
+            one.eval()
+            scaler.scale(one(images).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(tensor, plain_module.state_dict()[name])
+        assert torch.isfinite(tensor).all()

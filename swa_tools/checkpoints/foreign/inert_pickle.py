@@ -16,7 +16,9 @@ MAX_STEPS = 10_000_000
 """Instructions in one pickle; a ResNet-50 with its optimizer has about 20,000. Each makes at most
 one object, so this bounds time and memory on a hostile file."""
 
-PLAIN = (str, bytes, int, float, bool, type(None))
+MAX_KEY_CHARACTERS = 10_000
+MAX_NUMBER_AS_KEY = 1 << 16
+"""An optimizer numbers its parameters; a model has fewer."""
 
 OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Python 2's names, by today's."""
@@ -65,6 +67,9 @@ class Inert:
         self.arguments = arguments
         self.items: dict[Any, Any] = {}
         self.state: Any = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
 
     @property
     def is_module(self) -> bool:
@@ -251,7 +256,7 @@ class _Machine:
         if type(target) is not dict:
             raise TypeError(f"keys are set in a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_key(key)] = value
+            target[plain_key(key)] = value
 
     def _additems(self, _: Any) -> None:
         self._pop_to_mark()
@@ -311,10 +316,16 @@ class _Machine:
         self._persid(self.stack.pop())
 
 
-def _key(key: Any) -> Any:
-    """Return a key that can be hashed safely: nested tuples can exhaust the C stack."""
-    if isinstance(key, PLAIN) or (
-        isinstance(key, tuple) and all(isinstance(item, PLAIN) for item in key)
-    ):
+def plain_key(key: Any) -> Any:
+    """Return a key of a dictionary that takes no time to be hashed and compared.
+
+    Strings are hashed once, and so that nobody can choose what collides. Large numbers that collide
+    can be chosen, a tuple is hashed whenever it is used, and nested ones can exhaust the C stack.
+    """
+    if isinstance(key, str):
+        if len(key) > MAX_KEY_CHARACTERS:
+            raise ValueError(f"a key of {len(key):,} characters")
+        return key
+    if isinstance(key, int) and 0 <= key < MAX_NUMBER_AS_KEY:
         return key
     return Inert("a key", key)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from swa_tools.checkpoints.dtypes import DTYPES
-from swa_tools.checkpoints.foreign.inert_pickle import Global, Inert
+from swa_tools.checkpoints.foreign.inert_pickle import Global, Inert, plain_key
 from swa_tools.checkpoints.header import MAX_DIMENSIONS
 
 STORAGE_DTYPES = {
@@ -60,6 +61,12 @@ OTHER_ITEMSIZES = {
     "QInt32Storage": 4,
 }
 """Bytes of an element in the storages that are not read, but stand between others."""
+
+MAX_SIZES = 100
+"""Dimensions that are looked at; those of a tensor that can be read are fewer."""
+
+MAX_ENCODED_BYTES = 64
+"""What is kept of bytes; a number of NumPy's takes 8."""
 
 NUMPY_SCALARS = frozenset({"f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"})
 
@@ -175,18 +182,26 @@ class StoredTensor:
             return f"has dtype {self.dtype!r:.100}; not supported"
         if self.storage is None or self.storage.device == "meta":
             return "holds no data (device meta)"
-        if self.n_bytes > file_bytes or len(self.shape) > MAX_DIMENSIONS:
+        without_zeros = math.prod(n for n in self.shape if n) * self.itemsize
+        too_large = self.n_bytes > file_bytes or without_zeros > sys.maxsize
+        if too_large or len(self.shape) > MAX_DIMENSIONS:
             return (
                 f"claims {self.n_bytes} bytes in {len(self.shape)} dimensions, in a file of"
                 f" {file_bytes} bytes; if it was expanded, save it after .contiguous()"
             )
         if (self.offset + self.span) * self.itemsize > self.storage.n_bytes:
             return f"reaches beyond its storage of {self.storage.n_bytes} bytes"
+        if self.is_negative and not DTYPES[self.dtype].averaged:
+            return f"is a negated view of {self.dtype}; not supported"
         return None
 
 
 def _is_sizes(value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(type(n) is int and n >= 0 for n in value)
+    return (
+        isinstance(value, tuple | list)
+        and len(value) <= MAX_SIZES
+        and all(type(n) is int and 0 <= n <= sys.maxsize for n in value)
+    )
 
 
 def _tensor(
@@ -211,6 +226,8 @@ def _tensor(
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
     """Follow torch's `_rebuild_tensor` and `_rebuild_tensor_v2`; `rest`: gradient, hooks, flags."""
+    if isinstance(storage, Inert):  # pickle.dump makes bytes of it
+        return StoredTensor(None, "float32", (0,), problem="was pickled without torch.save")
     flags = rest[2] if len(rest) > 2 else None
     return _tensor(storage, offset, shape, strides, dtype=storage.dtype, flags=flags)
 
@@ -230,6 +247,8 @@ def _rebuild_tensor_v3(
 
 def _dtype(value: Any) -> str:
     name: str = value.name.removeprefix("torch.")
+    if name in DTYPES:
+        raise TypeError(f"a dtype that torch lacks, {name}")
     return TORCH_DTYPES.get(name, name)
 
 
@@ -254,12 +273,17 @@ def _rebuild_from_type(function: Any, _type: Any, arguments: Any, _state: Any) -
 
 
 def _dict(items: Any = (), *_: Any) -> dict[Any, Any]:
-    """Python 2 gives an OrderedDict's items as a list of lists, Counter a dict."""
+    """Python 2 gives an OrderedDict's items as a list of lists, Counter a dict.
+
+    They are used up: a hostile pickle could have the same ones copied again and again.
+    """
     if isinstance(items, dict):
-        return dict(items)
-    if not isinstance(items, tuple | list):
+        return items
+    if not isinstance(items, list):
         return {}
-    return {key: value for key, value in items if isinstance(key, str | int)}
+    result = {plain_key(key): value for key, value in items}
+    items.clear()
+    return result
 
 
 def _numpy_scalar(dtype: Any, data: Any = b"", *_: Any) -> Any:
@@ -272,7 +296,12 @@ def _numpy_scalar(dtype: Any, data: Any = b"", *_: Any) -> Any:
 
 
 def _encode(text: Any, _encoding: Any = None) -> Any:
-    """Return the bytes that Python 3 writes into a pickle of protocol 2 in this way."""
+    """Return the bytes that Python 3 writes into a pickle of protocol 2 in this way.
+
+    Many are left behind: a hostile pickle could have the same ones made again and again.
+    """
+    if len(text) > MAX_ENCODED_BYTES:
+        return Inert("builtins.bytes", (text,))
     return text.encode("latin-1")
 
 
@@ -323,17 +352,17 @@ def storage_of(reference: Any) -> Any:
     if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
         raise TypeError("it refers to something that is no storage")
     kind, key, device, n_elements = reference[1:5]
-    name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else str(kind)[:100]
-    if not isinstance(key, str) or type(n_elements) is not int or n_elements < 0:
+    name = kind.name.rpartition(".")[2] if isinstance(kind, Global) else type(kind).__name__
+    if not isinstance(key, str) or not _is_sizes((n_elements,)):
         raise TypeError("a storage without a key or size")
     first = 0
     if len(reference) > 5 and isinstance(reference[5], tuple):
         _, first, n_elements = reference[5]
         if not _is_sizes((first, n_elements)):
             raise TypeError("a view of a storage without a place")
-    dtype = STORAGE_DTYPES.get(name, name)
-    if dtype not in DTYPES and dtype not in OTHER_ITEMSIZES:
+    if name not in STORAGE_DTYPES and name not in OTHER_ITEMSIZES:
         raise TypeError(f"a storage of unknown type {name!r:.100}")
+    dtype = STORAGE_DTYPES.get(name, name)
     return Storage(key, dtype, n_elements, first, device if isinstance(device, str) else "")
 
 
@@ -348,7 +377,8 @@ def layout(tensor: StoredTensor, data: bytes | bytearray) -> np.ndarray:
         uint8, `(n_bytes,)`.
     """
     elements = np.frombuffer(data, f"<u{tensor.itemsize}")
-    strides = [stride * tensor.itemsize for stride in tensor.strides]
+    pairs = zip(tensor.shape, tensor.strides, strict=True)
+    strides = [stride * tensor.itemsize if size > 1 else 0 for size, stride in pairs]
     view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False)
     array = np.ascontiguousarray(view).reshape(-1)
     return array.view(np.uint8)

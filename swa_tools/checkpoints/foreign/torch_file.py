@@ -51,7 +51,9 @@ class TorchFile:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise CheckpointError(f"{self.path}: the name {name!r} is not valid Unicode") from error
+            raise CheckpointError(
+                f"{self.path}: the name {name!r:.200} is not valid Unicode"
+            ) from error
         fault = self._contents.fault(tensor, self._file.n_bytes)
         if fault is not None:
             raise CheckpointError(f"{self.path}: tensor {name!r:.200} {fault}")

@@ -22,6 +22,9 @@ ZIP_START = b"PK\x03\x04"
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 """The first pickle of the old format."""
 
+FOLDER_FLAG = 0x10
+"""Of a record's attributes."""
+
 LOCAL_HEADER = struct.Struct("<26xHH")
 """Of a record in a zip archive; the lengths of its name and of its extra field."""
 
@@ -82,9 +85,6 @@ def read_contents(file: Input, *, start: int = 0, end: int | None = None) -> Con
 def _zip_contents(file: Input, start: int, end: int) -> Contents:
     records = _records(file, start, end)
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
-    problem = name_of_zip(records)
-    if problem is not None:
-        raise CheckpointError(f"{file.path}: {problem}")
     if len(pickles) != 1:
         raise BrokenPickleError("a zip archive without a data.pkl")
     folder = pickles[0].removesuffix("data.pkl")
@@ -104,16 +104,23 @@ def _records(file: Input, first: int, last: int) -> dict[str, tuple[int, int]]:
     Raises:
         zipfile.BadZipFile: One is compressed, encrypted or named twice, or two overlap: torch
             writes none of these, and readers would disagree on what the file holds.
+        CheckpointError: By their names it is something else.
     """
     try:
         with zipfile.ZipFile(cast(IO[bytes], Window(file, first, last))) as archive:
             listed = archive.infolist()
     except (ValueError, NotImplementedError, EOFError, OverflowError) as error:
         raise zipfile.BadZipFile(str(error)) from error
+    problem = name_of_zip([info.filename for info in listed])
+    if problem is not None:
+        raise CheckpointError(f"{file.path}: {problem}")
     records: dict[str, tuple[int, int]] = {}
     headers = [first + info.header_offset for info in listed]
-    file.expect((start, min(start + LOCAL_HEADER.size, last)) for start in headers)
+    sound = [start for start in headers if first <= start <= last]
+    file.expect((start, min(start + LOCAL_HEADER.size, last)) for start in sound)
     for info in listed:
+        if info.is_dir() or info.external_attr & FOLDER_FLAG:
+            continue  # torch finds nothing in it either
         if (
             info.compress_type != zipfile.ZIP_STORED
             or info.flag_bits & 1
@@ -123,9 +130,10 @@ def _records(file: Input, first: int, last: int) -> dict[str, tuple[int, int]]:
         if info.filename in records:
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} stands in it twice")
         start = first + info.header_offset
-        end = start + LOCAL_HEADER.size
-        header = Window(file, start, min(end, last)).read(LOCAL_HEADER.size)
-        start = end + sum(LOCAL_HEADER.unpack(header))
+        if not first <= start <= last:
+            raise zipfile.BadZipFile(f"its record {info.filename!r:.100} lies outside of it")
+        header = Window(file, start, min(start + LOCAL_HEADER.size, last)).read()
+        start += len(header) + sum(LOCAL_HEADER.unpack(header))
         if start + info.file_size > last:
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} is cut off")
         records[info.filename] = start, start + info.file_size
@@ -165,8 +173,11 @@ def _old_contents(file: Input, start: int, end: int) -> Contents:
     places: dict[str, tuple[int, int]] = {}
     position = start + stream.tell()
     for key in keys if isinstance(keys, list) else []:
-        n_elements, itemsize = claimed.get(key, (-1, 0)) if isinstance(key, str) else (-1, 0)
-        if int.from_bytes(Window(file, position, end).read(8), "little") != n_elements:
+        if not isinstance(key, str) or key not in claimed:
+            raise BrokenPickleError("its list of storages names one that no tensor has")
+        n_elements, itemsize = claimed[key]
+        size = Window(file, position, min(position + 8, end)).read()
+        if int.from_bytes(size, "little") != n_elements:
             raise BrokenPickleError(f"its storage {key!r:.100} is damaged or cut off")
         first, position = position + 8, position + 8 + n_elements * itemsize
         places[key] = first, min(position, end)

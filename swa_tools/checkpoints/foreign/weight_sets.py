@@ -7,6 +7,7 @@ user chooses: averaging the wrong one would look like success.
 
 import collections
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,18 @@ from swa_tools.errors import CheckpointError, NoWeightsError
 LIGHTNING_VERSION = "pytorch-lightning_version"
 """The key by which a file of Lightning's is known."""
 
+OPTIMIZER_KEYS = {"param_groups", "hypers"}
+"""By which the state of an optimizer is known; the second is fastai's."""
+
 DEEPSPEED_KEYS = ("param_shapes", "ds_version")
 
 MAX_DEPTH = 8
 """Of dictionaries in dictionaries; it bounds the search in a hostile file."""
 
 MAX_VISITS = 100_000
+
+MAX_PATH = 1000
+"""Characters of a dictionary's place."""
 
 THE_FILE = "."
 """What the file's outermost dictionary is called where an entry is named."""
@@ -92,71 +99,98 @@ def _only_set(
     """Return the one set of weights in a file, and where it stands."""
     if is_lightning and _tensors(root.get("state_dict")):
         return "state_dict", root["state_dict"]
-    sets = dict(_sets(root)) or {p: s for p, s in _walk(root, into_lists=False) if _tensors(s)}
-    if len(sets) == 1:
+    sets = dict(_sets(root))
+    known = {id(found) for found in sets.values()}
+    in_lists = [p for p, found in _sets(root, into_lists=True) if id(found) not in known]
+    modules = _modules(root)
+    if not (sets or in_lists or modules):
+        sets = {path: found for path, found in _walk(root) if _tensors(found)}
+    if len(sets) == 1 and not in_lists and not modules:
         return next(iter(sets.items()))
     if sets:
+        candidates = [*sets, *in_lists, *(f"{key} (a whole module)" for key in modules)]
         raise CheckpointError(
-            f"{where}: several sets of weights in one file: {_listed(sets)}; choose one with"
+            f"{where}: several sets of weights in one file: {_listed(candidates)}; choose one with"
             " --entry"
         )
     if "param_groups" in root:
         raise NoWeightsError(f"{where}: the state of an optimizer, without weights")
+    if modules and not in_lists:
+        raise CheckpointError(f"{where}: {_whole_module(root[modules[0]], modules[0])}")
     others = _named_sets(root)
     if others:
         raise CheckpointError(
             f"{where}: no state dict where one is expected, but tensors under {_listed(others)};"
             " choose one with --entry"
         )
-    modules = [str(key) for key, value in root.items() if _is_module(value)]
-    if modules:
-        raise CheckpointError(f"{where}: {_whole_module(root[modules[0]], modules[0])}")
     raise NoWeightsError(
         f"{where}: no state dict in it: expected tensors by name, found {_listed(map(str, root))}"
     )
 
 
-def _sets(root: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+def _sets(
+    root: Mapping[Any, Any], *, into_lists: bool = False
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """Find the dictionaries that hold something like weights, optimizers' states left out."""
-    for path, mapping in _walk(root, into_lists=False):
+    for path, mapping in _walk(root, into_lists=into_lists):
         if any(tensor.could_be_a_weight for tensor in _tensors(mapping).values()):
             yield path, mapping
 
 
+def _modules(root: Mapping[Any, Any]) -> list[str]:
+    """Name the modules that were saved whole; a loss function without parameters is none."""
+    return [
+        key
+        for key, value in root.items()
+        if isinstance(key, str)
+        and _is_module(value)
+        and (value.state["_parameters"] or value.state["_modules"])
+    ]
+
+
 def _named_sets(loaded: Any) -> dict[str, Any]:
     """Find whatever an entry can name: all dictionaries of tensors, in lists too."""
-    return {path: found for path, found in _walk(loaded, into_lists=True) if _tensors(found)}
+    found_everywhere = _walk(loaded, into_lists=True, everything=True)
+    return {path: found for path, found in found_everywhere if _tensors(found)}
 
 
-def _walk(root: Any, *, into_lists: bool) -> Iterator[tuple[str, Any]]:
-    """Yield the dictionaries in a nest of them, each once, with its place."""
+def _walk(
+    root: Any, *, into_lists: bool = False, everything: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """Yield the dictionaries in a nest of them, each once, with its place.
+
+    Args:
+        root: A dictionary; or a list, where lists are looked into.
+        into_lists: Whether they are.
+        everything: Whether to look into optimizers and their like.
+    """
     queue = collections.deque([(THE_FILE, root, 0)])
     seen: set[int] = set()
     while queue and len(seen) < MAX_VISITS:
         path, value, depth = queue.popleft()
-        mapping = _mapping(value)
-        if mapping is None and not (into_lists and isinstance(value, list | tuple)):
-            continue
-        if id(value) in seen or depth > MAX_DEPTH:
+        if id(value) in seen or depth > MAX_DEPTH or len(path) > MAX_PATH:
             continue
         seen.add(id(value))
+        mapping = _mapping(value)
         if mapping is not None:
-            if not into_lists and "param_groups" in mapping:
-                continue  # an optimizer
-            yield path, value
-        children = mapping.items() if mapping is not None else enumerate(value)
-        for key, child in children:
-            if not isinstance(key, str | int) or (not into_lists and _is_bookkeeping(key)):
+            if not everything and OPTIMIZER_KEYS & mapping.keys():
                 continue
-            inner = str(key) if path == THE_FILE else f"{path}.{key}"
-            queue.append((inner, child, depth + 1))
+            yield path, value
+        for key, child in enumerate(value) if mapping is None else mapping.items():
+            if not isinstance(key, str | int) or (
+                not everything and mapping is not None and _is_bookkeeping(key)
+            ):
+                continue
+            if _mapping(child) is not None or (into_lists and isinstance(child, list | tuple)):
+                inner = str(key) if path == THE_FILE else f"{path}.{key}"
+                queue.append((inner, child, depth + 1))
 
 
 def _is_bookkeeping(key: str | int) -> bool:
     """Tell the keys under which no weights are looked for unless they are named."""
     if isinstance(key, int):
         return True  # an optimizer's state by number of parameter
-    return "optim" in key.lower() or key.endswith("_extra_state")
+    return re.search("optim(?!al)", key.lower()) is not None or key.endswith("_extra_state")
 
 
 def _at(loaded: Any, entry: str) -> Any:

@@ -50,8 +50,14 @@ class Window:
         return data
 
     def readline(self) -> bytes:
-        """Return the bytes up to the next newline, which is included."""
+        """Return the bytes up to the next newline, which is included.
+
+        Raises:
+            ValueError: They are more than any part of a sound file has.
+        """
         while (end := self._buffer.find(b"\n", self._used)) < 0 and self._next < self._end:
+            if len(self._buffer) - self._used > MAX_ITEM_BYTES:
+                raise ValueError(f"one of its lines has over {MAX_ITEM_BYTES:,} bytes")
             self._fill(len(self._buffer) - self._used)  # doubled, so that all copies are one more
         stop = end + 1 if end >= 0 else len(self._buffer)
         line = self._buffer[self._used : stop]

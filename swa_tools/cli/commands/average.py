@@ -22,8 +22,9 @@ from swa_tools.averaging import (
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.checkpoints import Checkpoint, check_weights_output, is_torch_name
 from swa_tools.checkpoints.remote import as_path, in_parallel
+from swa_tools.checkpoints.sharded import split_into_shards
 from swa_tools.cli.choosing import chosen_checkpoints
-from swa_tools.cli.computing import setting_of
+from swa_tools.cli.computing import joined_ranks, setting_of
 from swa_tools.cli.declared import names_of, options_of, sections_of, taken
 from swa_tools.cli.output import notice, print_json, print_table, progress
 from swa_tools.cli.recording import check_results
@@ -37,6 +38,7 @@ from swa_tools.cli.whole_job import average_recompute_evaluate
 from swa_tools.data.options import ImageSource
 from swa_tools.errors import SwaToolsError
 from swa_tools.models.choice import ModelChoice
+from swa_tools.ranks import Ranks, on_first
 from swa_tools.run_directory import common_run_of_captures
 
 SECTIONS = {
@@ -52,12 +54,11 @@ SECTIONS = {
     epilog="\b\nExamples:\n"
     "  swa-tools average run --data imagenet -o swa.safetensors\n"
     "  swa-tools average 'epoch-*.pth' --last 5 -o averaged.safetensors\n"
-    "  swa-tools average 's3://bucket/epoch-*.pth' -o averaged.safetensors",
+    "  swa-tools average 's3://bucket/epoch-*.pth' -o averaged.safetensors\n"
+    "  torchrun --nproc-per-node 8 -m swa_tools average 'step-*' --max-shard-size 5GB -o averaged/",
 )
 @checkpoints_argument
-@click.option(
-    "-o", "--output", metavar="FILE", help="x.safetensors, x.pth, or a folder x/ for timm."
-)
+@click.option("-o", "--output", metavar="FILE", help="x.safetensors, x.pth, or a folder x/.")
 @options_of(Selection, WeightingOptions, AverageOptions)
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and stop.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what will be done, then do it.")
@@ -78,34 +79,48 @@ def command(
     s3://, gs://, az://, https://). What holds the same weights counts once. With --data
     the average's BatchNorm statistics are recomputed on the training images, prepared as the run
     trained on them, and it is scored on the validation images, if there are any, beside the
-    averaged statistics and the best checkpoint.
+    averaged statistics and the best checkpoint. Under torchrun, each process averages and writes
+    shards of its own (--max-shard-size), on a disk that all of them share.
     """
     options, outcome = _options(given), taken(OutcomeOptions, given)
     source = taken(ImageSource, given)
     if output is None and not only_plan:
         raise click.UsageError("Missing option '-o' / '--output'.")
+    has_images = bool(source.data or source.train_dir or source.val_dir)
+    is_folder = output is not None and output.endswith("/")
+    if has_images and (is_folder or options.max_shard_size is not None):
+        raise click.UsageError("With --data the output is one file.")
+
+    def choose() -> list[Path]:
+        paths = _chosen(checkpoints, options, given)
+        if only_plan or verbose:
+            with open_all(paths, entry=options.entry, keep_names=options.keep_names) as opened:
+                _print_plan(opened, options, as_json=outcome.as_json and only_plan)
+        if output is not None and not is_folder and options.max_shard_size is None:
+            check_weights_output(as_path(output), force=options.force)
+        return paths
+
+    if has_images:
+        paths = choose()
+        if output is not None and not only_plan:
+            _whole_job(paths, as_path(output), options, given)
+        return
+    with joined_ranks() as ranks:
+        paths = on_first(ranks, choose)
+        if output is not None and not only_plan:
+            _average(paths, output, options, ranks=ranks, as_json=outcome.as_json)
+
+
+def _chosen(
+    checkpoints: tuple[str, ...], options: AverageOptions, given: dict[str, Any]
+) -> list[Path]:
     selection = taken(Selection, given)
     choice = chosen_checkpoints(
         checkpoints, selection, entry=options.entry, keep_names=options.keep_names
     )
     _check_factors(choice.duplicates, options)
     paths = choice.paths
-    if options.include_init:
-        paths = [_start_of(paths), *paths]
-    if only_plan or verbose:
-        with open_all(paths, entry=options.entry, keep_names=options.keep_names) as opened:
-            _print_plan(opened, options, as_json=outcome.as_json and only_plan)
-    is_folder = output is not None and output.endswith("/")
-    if output is not None and not is_folder:
-        check_weights_output(as_path(output), force=options.force)
-    if only_plan or output is None:
-        return
-    if not (source.data or source.train_dir or source.val_dir):
-        _average(paths, output, options, as_json=outcome.as_json)
-    elif is_folder:
-        raise click.UsageError("With --data the output is one file.")
-    else:
-        _whole_job(paths, as_path(output), options, given)
+    return [_start_of(paths), *paths] if options.include_init else paths
 
 
 def _options(given: dict[str, Any]) -> AverageOptions:
@@ -117,11 +132,17 @@ def _options(given: dict[str, Any]) -> AverageOptions:
     return taken(AverageOptions, given, weighting=weighting, **others)
 
 
-def _average(paths: list[Path], output: str, options: AverageOptions, *, as_json: bool) -> None:
-    n_bytes = sum(in_parallel(lambda path: path.stat().st_size if path.is_file() else 0, paths))
+def _average(
+    paths: list[Path], output: str, options: AverageOptions, *, ranks: Ranks, as_json: bool
+) -> None:
+    if ranks.rank > 0:
+        average_checkpoints(paths, output, options=options, ranks=ranks)
+        return
+    sizes = in_parallel(lambda path: path.stat().st_size if path.is_file() else 0, paths)
+    n_bytes = sum(sizes) // ranks.world_size
     with progress("averaging", n_bytes or None, unit="bytes") as advance:
         options = dataclasses.replace(options, advance=advance)
-        result = average_checkpoints(paths, output, options=options)
+        result = average_checkpoints(paths, output, options=options, ranks=ranks)
     _print_result(result, as_json=as_json)
 
 
@@ -173,8 +194,9 @@ def _print_plan(
 ) -> None:
     plan = plan_average(checkpoints, options.weighting, dtype=options.dtype, rules=options.rules)
     describe_average(plan)  # for its checks
+    n_shards = len(split_into_shards(plan.layout, options.max_shard_size))
     if as_json:
-        print_json(_plan_document(plan))
+        print_json({**_plan_document(plan), "n_shards": n_shards})
         return
     rows = [
         [str(checkpoint.path), f"{factor / plan.divisor:.5f}", f"{checkpoint.n_bytes:,}"]
@@ -185,6 +207,7 @@ def _print_plan(
         f"{_count(plan, 'average')} tensors averaged, {_count(plan, 'last')} taken from the"
         f" last checkpoint, {_count(plan, 'equal')} that must be equal in all;"
         f" {plan.bytes_read:,} bytes to read, {plan.bytes_written:,} to write"
+        + (f" in {n_shards} shards" if n_shards > 1 else "")
     )
 
 
@@ -225,7 +248,8 @@ def _print_result(result: AverageResult, *, as_json: bool) -> None:
     if is_torch_name(result.path):
         notice("torch's files keep no metadata: model and BatchNorm's state are not in it")
     if result.metadata.bn.state == "stale":
+        model = "" if result.metadata.model and not is_torch_name(result.path) else " --model NAME"
         click.echo(
             "Its BatchNorm statistics are stale: recompute them with `swa-tools update-bn"
-            f" {result.path} --data DIR -o FILE` before it is used."
+            f" {result.path}{model} --data DIR -o FILE` before it is used."
         )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def bn_ablation_picture(
-    curves: Mapping[str, Sequence[tuple[float, float]]], baselines: Mapping[str, float]
+    curves: Mapping[str, Sequence[tuple[float, ...]]], baselines: Mapping[str, float]
 ) -> Picture:
     """Return top-1 over the images that BatchNorm statistics were measured on.
 
@@ -59,7 +59,7 @@ def bn_ablation_picture(
 
 
 def _message(
-    curves: Mapping[str, Sequence[tuple[float, float]]], baselines: Mapping[str, float]
+    curves: Mapping[str, Sequence[tuple[float, ...]]], baselines: Mapping[str, float]
 ) -> str:
     known = [f"{name} {top1:.2f} %" for name, top1 in baselines.items()]
     ends = [f"{name} {max(points)[1]:.2f} %" for name, points in curves.items()]

@@ -10,6 +10,8 @@ import pathlib
 import pickle
 import struct
 import sys
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -27,12 +29,12 @@ from swa_tools.checkpoints.foreign.stored_tensor import REBUILD
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
-keys = st.one_of(st.text(), st.integers(), st.tuples(st.text(), st.integers()))
+keys = st.one_of(st.text(), st.integers(0, 2**16 - 1))
 plain = st.recursive(
     st.one_of(
         *(st.none(), st.booleans(), st.integers(), st.text()),
         st.floats(allow_nan=False),
-        st.binary(),
+        st.binary(max_size=64),
     ),
     lambda inner: st.one_of(
         st.lists(inner),
@@ -215,6 +217,49 @@ def test_nothing_that_is_nested_deeply_exhausts_the_stack():
     found = read(b"\x80\x02}N" + b"\x85" * deep + b"K\x01s.")
     assert len(found) == 1
     assert isinstance(read(b"\x80\x02" + b"]" * deep + b"a" * (deep - 1) + b"."), list)
+
+
+def text(characters):
+    return b"X" + struct.pack("<I", len(characters)) + characters.encode()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [b"(" + b"K\x01" * 50_000 + b"t", *[b"h\x00"] * 50_000],
+        [b"\x8b" + struct.pack("<i", 10**6) + b"\x01" * 10**6, *[b"h\x00"] * 20_000],
+        [b"\x8a\x0a" + (k * sys.hash_info.modulus).to_bytes(10, "little") for k in range(50_000)],
+    ],
+    ids=["a long tuple", "a huge number", "numbers that collide"],
+)
+def test_keys_that_take_long_to_be_hashed_are_left_behind(keys):
+    first, *others = keys
+    start = time.process_time()
+    read(b"\x80\x02}" + first + b"q\x00Ns" + b"".join(key + b"Ns" for key in others) + b".")
+    assert time.process_time() - start < 5  # minutes, if they were hashed
+
+
+def test_keys_that_take_long_to_be_compared_are_refused():
+    with pytest.raises(BrokenPickleError, match="a key of 20,000 characters"):
+        read(b"\x80\x02}" + text("x" * 20_000) + b"Ns.")
+
+
+@pytest.mark.parametrize(
+    ("function", "argument"),
+    [
+        ("collections\nOrderedDict", b"](" + (b"](K\x01Ne") * 10_000 + b"e"),
+        ("collections\nOrderedDict", b"}(" + b"".join(b"I%d\nN" % k for k in range(10_000)) + b"u"),
+        ("_codecs\nencode", text("x" * 1_000_000)),
+    ],
+)
+def test_calls_do_not_copy_the_same_arguments_again_and_again(function, argument):
+    call = b"h\x01h\x00\x85R"
+    again = b"(" + argument + b"q\x00c" + function.encode() + b"\nq\x01" + call * 2000 + b"t."
+    tracemalloc.start()
+    read(b"\x80\x02" + again)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000_000
 
 
 def test_a_pickle_of_endless_instructions_ends(monkeypatch):

@@ -4,6 +4,7 @@ import argparse
 import collections
 import os
 import pickle
+import pickletools
 import re
 import tempfile
 import zipfile
@@ -363,6 +364,7 @@ class TestFilesThatAreRefused:
             ({str(i): i for i in range(100)}, "'11' and 88 more$"),
             ([STATE, EMA], "found list with weights under '0', '1'; choose one with --entry"),
             ({"a\nb" * 1000: 1}, "found 'a.nba"),
+            ({2**20_000: 1}, "found '<a key>'$"),
             ({1: torch.ones(1)}, "no state dict in it"),
             ({"w": torch.ones(2).to_sparse()}, "tensor 'w' is sparse or quantized"),
             ({"w": torch.ones(2, dtype=torch.complex128)}, "tensor 'w' has dtype 'complex128'"),
@@ -406,6 +408,15 @@ class TestFilesThatAreRefused:
         path.write_bytes(content.replace(b"x/data/1", b"x/data/0"))
         assert "stands in it twice" in refusal(path)
 
+    @pytest.mark.parametrize("position", [2**62, 2**64 - 129])
+    def test_a_zip_directory_that_claims_to_be_elsewhere_is_refused(self, save, position):
+        """What zipfile makes of it is that the records begin far before the file."""
+        path = save({"w": torch.zeros(3)})
+        content = path.read_bytes()
+        place = content.rindex(b"PK\x06\x06") + 48
+        path.write_bytes(content[:place] + position.to_bytes(8, "little") + content[place + 8 :])
+        assert refusal(path)
+
     def test_a_zip_bomb_is_refused(self, save):
         path = save({"w": torch.zeros(1_000_000)})
         with zipfile.ZipFile(path) as old:
@@ -429,6 +440,10 @@ class TestFilesThatAreRefused:
             ((0, (2, 2), (1,)), "a tensor without a shape"),
             ((0, ("2",), (1,)), "a tensor without a shape"),
             ((0, (True,), (1,)), "a tensor without a shape"),
+            ((0, (2**20_000,), (1,)), "a tensor without a shape"),
+            ((0, (1,), (2**63,)), "a tensor without a shape"),
+            ((0, (1,) * 101, (1,) * 101), "a tensor without a shape"),
+            ((0, (0, 2**40, 2**40), (1, 1, 1)), "claims 0 bytes in 3 dimensions"),
         ],
     )
     def test_tensors_of_torch_with_hostile_arguments_are_refused(self, save, arguments, message):
@@ -441,6 +456,61 @@ class TestFilesThatAreRefused:
                 return torch._utils._rebuild_tensor_v2, (typed, *arguments, False, None)
 
         assert message in refusal(save({"w": Hostile()}))
+
+    @pytest.mark.parametrize(
+        ("storage", "flags", "message"),
+        [
+            (b"ctorch\nF4\n", b"}", "a storage of unknown type 'F4'"),
+            (b"](" * 50_000 + b"e" * 50_000, b"}", "a storage of unknown type 'list'"),
+            (b"ctorch\nBoolStorage\n", b"}U\x03neg\x88s", "is a negated view of BOOL"),
+        ],
+        ids=["a dtype without whole bytes", "deeply nested", "a negated boolean"],
+    )
+    def test_hostile_storages_are_refused(self, tmp_path, storage, flags, message):
+        reference = b"(U\x07storage" + storage + b"U\x010U\x03cpuK\x08tQ"
+        tensor = reference + b"K\x00K\x08\x85K\x01\x85\x89}" + flags
+        path = tmp_path / "x.pth"
+        with zipfile.ZipFile(path, "w") as file:
+            call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + tensor + b"tR"
+            file.writestr("x/data.pkl", b"\x80\x02}U\x01w" + call + b"s.")
+            file.writestr("x/data/0", bytes(8))
+        assert message in refusal(path)
+
+    def test_strides_along_single_elements_do_not_matter(self, tmp_path):
+        """torch computes with them, as long as they are 64-bit numbers."""
+        path = tmp_path / "x.pth"
+        torch.save({"w": torch.arange(4.0).as_strided((1, 2, 2), (2**62, 1, 2))}, path)
+        with open_checkpoint(path) as checkpoint:
+            assert checkpoint.read("w").tolist() == [[[0, 2], [1, 3]]]
+
+    @pytest.mark.parametrize("key", [b"]" * 50_000 + b"a" * 49_999, b"U\x01x"])
+    def test_an_old_file_with_hostile_names_of_storages_is_refused(self, save, tmp_path, key):
+        path = save({"w": torch.ones(3)}, **OLD_FORMAT)
+        with open(path, "rb") as file:
+            parts = [list(pickletools.genops(file)) and file.tell() for _ in range(4)]
+        path.write_bytes(path.read_bytes()[: parts[-1]] + b"\x80\x02](" + key + b"e." + bytes(20))
+        assert "its list of storages names one that no tensor has" in refusal(path)
+
+    def test_a_line_without_end_is_not_read_to_the_end_of_the_file(self, tmp_path):
+        path = tmp_path / "x.pth"
+        path.write_bytes(b"S'")
+        os.truncate(path, 100 << 30)  # a hole, which takes no space
+        assert "one of its lines has over" in refusal(path)
+
+    @pytest.mark.filterwarnings("ignore:.*deprecated")
+    def test_a_program_is_refused_with_the_way_to_its_weights(self, tmp_path):
+        """torch compresses its code."""
+        torch.jit.script(network()).save(tmp_path / "x.pth")
+        assert refusal(tmp_path / "x.pth").startswith("a TorchScript archive, which holds a prog")
+        np.savez_compressed(tmp_path / "x.npz", w=np.zeros(3))
+        assert refusal(tmp_path / "x.npz").startswith("arrays of NumPy's (.npz)")
+
+    def test_tensors_in_a_plain_pickle_are_refused_with_the_way_to_save_them(self, tmp_path):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(STATE))
+        assert refusal(tmp_path / "x.pkl") == (
+            "a pickle that torch.save did not write (it holds 'dict'); save the state_dict with"
+            " torch.save, or as safetensors"
+        )
 
     def test_a_zip_of_something_else_is_refused(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "x.pth", "w") as file:

@@ -2,6 +2,7 @@
 
 import collections
 import io
+import tracemalloc
 
 import pytest
 import torch
@@ -58,6 +59,40 @@ def test_what_is_no_tensor_in_a_state_dict_is_left_out_by_name(opened, extra):
     assert_takes(opened(state), STATE, left)
 
 
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        ({"agents": [STATE]}, "'agents.0'"),
+        ({"model": torch.nn.Linear(3, 2)}, "'model (a whole module)'"),
+        ({"optimal_model": STATE}, "'optimal_model'"),
+    ],
+    ids=["in a list", "a whole module", "optimal"],
+)
+def test_a_set_is_not_taken_where_others_are_more_likely_meant(refusal, beside, named):
+    message = refusal({"normalizer": OTHER, **beside, "best_acc1": torch.tensor(76.0)})
+    assert message.startswith("several sets of weights in one file: 'normalizer', ")
+    assert named in message
+
+
+def test_a_number_beside_a_whole_module_is_not_taken_for_the_weights(refusal):
+    message = refusal({"best_acc1": torch.tensor(76.0), "model": torch.nn.Linear(3, 2)})
+    assert message.startswith("it holds a whole module under 'model'")
+
+
+def test_a_loss_function_that_was_saved_whole_does_not_matter(opened):
+    content = {"model": STATE, "loss": torch.nn.CrossEntropyLoss(), "history": [{"acc": 0.5}]}
+    assert_takes(opened(content), STATE, "the weights are those under 'model'")
+
+
+def test_places_with_long_names_take_no_memory(refusal):
+    tracemalloc.start()
+    children = {str(i): {} for i in range(5000)}
+    assert refusal({"k" * 5000: {"k" * 5000: children}}).startswith("no state dict in it")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
 @pytest.mark.parametrize("beside", ["criterion", "loss", "normalizer", "ema"])
 def test_another_set_of_tensors_beside_the_weights_is_never_taken_for_them(refusal, beside):
     for state in (STATE, {**STATE, "0._extra_state": None}):
@@ -91,6 +126,7 @@ def test_a_subclass_of_dict_is_a_dictionary(opened):
     [
         {"optimizer": OPTIMIZER},
         {"opt": OPTIMIZER},
+        {"opt": {"state": [{"grad_avg": torch.ones(4)}], "hypers": [{"lr": 0.1}]}},
         {"optimizer_states": [OPTIMIZER]},
         {"optimizer": {"exp_avg": OTHER}},
         {"rng_state": torch.get_rng_state()},
