@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swa_tools.checkpoints import atomic_output
+from swa_tools.checkpoints.remote import RemotePath
 from swa_tools.errors import OutputError, SwaToolsError, TrainingError
 from swa_tools.json_documents import parse_object
 from swa_tools.records import Record, append_records, read_records
@@ -104,6 +105,8 @@ class RunDirectory:
             OutputError: There are files in the folder and `force` is not set, or the folder cannot
                 be written to.
         """
+        if isinstance(self.path, RemotePath):
+            raise OutputError(f"{self.path}: a run is written to a disk; give a local folder")
         with _writing(self.path):
             folders = (self.path, *self.path.absolute().parents)
             existing = next(path for path in folders if path.exists())

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import random
@@ -274,3 +275,16 @@ def on_ranks(nursery, tmp_path):
         return [torch.load(tmp_path / f"{rank}.pt") for rank in range(world_size)]
 
     return run
+
+
+@pytest.fixture
+def file_server(tmp_path):
+    """Serve the folder `tmp_path / "served"` on the web."""
+    spec = importlib.util.spec_from_file_location(
+        "file_server", Path(__file__).with_name("file_server.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "served").mkdir()
+    with module.FileServer(tmp_path / "served") as server:
+        yield server

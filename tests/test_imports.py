@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard")
+HEAVY = ("torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard", "fsspec")
 
 
 @pytest.mark.parametrize(

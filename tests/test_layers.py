@@ -71,7 +71,7 @@ LIGHT_ROOMS = tuple(
     for name in ("models", "data", "batchnorm", "evaluation", "training", "landscape")
 )
 """Their options are known, and their names listed, before torch is needed."""
-HEAVY = {"torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard"}
+HEAVY = {"torch", "torchvision", "timm", "matplotlib", "rich", "sklearn", "tensorboard", "fsspec"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,14 +16,16 @@ from swa_tools.checkpoints import (
     Checkpoint,
     CheckpointMetadata,
     SafetensorsWriter,
+    atomic_output,
     check_weights_output,
     file_metadata,
     open_checkpoint,
     weights_output,
 )
-from swa_tools.checkpoints.folder_output import CONFIG_FILE, weights_in
+from swa_tools.checkpoints.folder_output import CONFIG_FILE, check_folder_output, weights_in
 from swa_tools.checkpoints.metadata import Kind
-from swa_tools.checkpoints.sharded import parse_size
+from swa_tools.checkpoints.remote import RemotePath, as_path, in_parallel
+from swa_tools.checkpoints.sharded import WEIGHTS_FILE, parse_size
 from swa_tools.errors import CheckpointError, OutputError
 from swa_tools.listening import Advance, unheard
 from swa_tools.options import option
@@ -121,7 +123,7 @@ def average_checkpoints(
         OtherRankError: Another rank failed; it raises its own error.
     """
     options = options or AverageOptions()
-    folder = Path(output) if str(output).endswith("/") else None
+    folder = as_path(output) if str(output).endswith("/") else None
     with contextlib.ExitStack() as stack:
 
         def prepare() -> tuple[AveragePlan, CheckpointMetadata, bytes | None]:
@@ -139,7 +141,13 @@ def average_checkpoints(
 
         plan, metadata, config = together(ranks, prepare)
         if folder is None:
-            path, metadata, digest = _write_file(plan, Path(output), metadata, options)
+            path, metadata, digest = _write_file(plan, as_path(output), metadata, options)
+        elif isinstance(folder, RemotePath):
+            check_folder_output(folder, has_config=True, force=options.force)
+            with atomic_output(folder / CONFIG_FILE, force=options.force) as file:
+                file.write(config or b"")  # sent after the weights
+                path = folder / WEIGHTS_FILE
+                path, metadata, digest = _write_file(plan, path, metadata, options)
         else:
             path, metadata, digest = write_folder(
                 plan, folder, metadata, config=config, options=options, ranks=ranks
@@ -162,6 +170,8 @@ def _check_form(output: str | Path, options: AverageOptions, ranks: Ranks) -> No
             f"{output}: shards are written into a folder: end its name in /, or leave out"
             " --max-shard-size"
         )
+    if options.max_shard_size is not None and isinstance(as_path(output), RemotePath):
+        raise OutputError(f"{output}: shards are written to a disk; give a local folder")
     if options.max_shard_size is None and ranks.world_size > 1:
         raise OutputError(
             f"{output}: {ranks.world_size} processes do not write one file together: give a folder"
@@ -223,7 +233,7 @@ def _check_not_a_source(output: Path, checkpoints: Sequence[Checkpoint]) -> None
     for checkpoint in checkpoints:
         for path in checkpoint.files:
             with contextlib.suppress(OSError):  # it does not exist, mostly
-                if os.path.samefile(output, path):
+                if output == path or os.path.samefile(output, path):
                     raise OutputError(
                         f"{output}: it is one of the checkpoints to average; choose another output"
                     )
@@ -236,9 +246,14 @@ def open_all(
     """Open checkpoints and close them at the end; equal layouts are kept in memory once."""
     with contextlib.ExitStack() as stack:
         checkpoints: list[Checkpoint] = []
-        for path in paths:
+
+        def open_one(path: str | Path) -> Checkpoint:
             opened = open_checkpoint(path, entry=entry, keep_names=keep_names)
-            checkpoint = stack.enter_context(opened)
+            return stack.enter_context(opened)
+
+        paths = [as_path(path) for path in paths]
+        is_remote = any(isinstance(path, RemotePath) for path in paths)
+        for checkpoint in in_parallel(open_one, paths) if is_remote else map(open_one, paths):
             if checkpoints:
                 checkpoint.share_layout(checkpoints[0])
             checkpoints.append(checkpoint)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from swa_tools.averaging.average import open_all
 from swa_tools.averaging.same_weights import Duplicate, find_duplicates
 from swa_tools.checkpoints import Checkpoint
 from swa_tools.checkpoints.names import in_order
+from swa_tools.checkpoints.remote import RemotePath
 from swa_tools.errors import CheckpointError, SwaToolsError
 from swa_tools.options import COUNT, option
 from swa_tools.run_directory import run_of_capture
@@ -108,11 +110,18 @@ def _ordered(checkpoints: list[Checkpoint], selection: Selection) -> list[Checkp
     if selection.by == "epoch":
         return sorted(checkpoints, key=_epoch)
     if selection.by == "time":
-        return sorted(checkpoints, key=lambda checkpoint: checkpoint.files[0].stat().st_mtime_ns)
+        return sorted(checkpoints, key=_time)
     if selection.by == "name":
         place = {name: i for i, name in enumerate(in_order([one.name for one in checkpoints]))}
         return sorted(checkpoints, key=lambda checkpoint: place[checkpoint.name])
     return checkpoints
+
+
+def _time(checkpoint: Checkpoint) -> int:
+    time = checkpoint.files[0].stat().st_mtime_ns
+    if not time and isinstance(checkpoint.path, RemotePath):
+        raise CheckpointError(f"{checkpoint.path}: --by time: its server does not say its time")
+    return time
 
 
 def _epoch(checkpoint: Checkpoint) -> float:
@@ -228,8 +237,8 @@ def _from_table(table: Path, epoch: int, metric: str) -> float | None:
     if not table.exists():
         return None
     try:
-        with open(table, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if float(row["epoch"]) == epoch]
+        text = io.StringIO(table.read_bytes().decode("utf-8"), newline="")
+        rows = [row for row in csv.DictReader(text) if float(row["epoch"]) == epoch]
         values = [float(row[metric]) for row in rows if row.get(metric)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{table}: not the table of a trainer: {error}") from error

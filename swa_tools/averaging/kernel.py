@@ -20,6 +20,7 @@ from swa_tools.averaging.plan import AveragePlan, TensorPlan
 from swa_tools.averaging.rules import unequal
 from swa_tools.checkpoints.digest import block_hash, combine
 from swa_tools.checkpoints.dtypes import numpy_dtype
+from swa_tools.checkpoints.header import tensor_bytes
 from swa_tools.errors import CheckpointError
 from swa_tools.listening import Advance, unheard
 
@@ -71,12 +72,30 @@ def run_average(
         CheckpointError: A source cannot be read, changed while it was read, holds NaN or Inf, or
             differs from the others in a tensor that must be equal in all.
     """
+    _read_ahead(plan)
+    hashes = _run_blocks(plan, sink, allow_nonfinite, advance, n_threads)
+    for checkpoint in plan.checkpoints:
+        checkpoint.check_unchanged()
+    return hashes
+
+
+def _read_ahead(plan: AveragePlan) -> None:
+    for i, checkpoint in enumerate(plan.checkpoints):
+        parts = ((t.name, 0, tensor_bytes(t.dtypes[i], t.shape)) for t in plan.tensors)
+        checkpoint.will_read(parts, share=len(plan.checkpoints))
+
+
+def _run_blocks(
+    plan: AveragePlan,
+    sink: Sink,
+    allow_nonfinite: bool,  # noqa: FBT001  # handed on as it came
+    advance: Advance,
+    n_threads: int | None,
+) -> Hashes:
     work = _Work(plan, sink, allow_nonfinite=allow_nonfinite, advance=advance)
     if n_threads is None:
         n_threads = min(os.cpu_count() or 1, MAX_THREADS)
     _run_threads(blocks_of(plan.tensors), work.run_block, n_threads)
-    for checkpoint in plan.checkpoints:
-        checkpoint.check_unchanged()
     return {name: tuple(sums) for name, sums in work.hashes.items()}
 
 
@@ -107,6 +126,7 @@ def iterate_average(
     Raises:
         CheckpointError: As `run_average`.
     """
+    _read_ahead(plan)
     for tensor in plan.tensors:
         array = np.empty(tensor.shape, numpy_dtype(tensor.output_dtype))
         flat = array.reshape(-1).view(np.uint8).data
@@ -115,8 +135,10 @@ def iterate_average(
             flat[offset : offset + len(data)] = data  # noqa: B023  # used up within this turn
 
         one = dataclasses.replace(plan, tensors=(tensor,))
-        run_average(one, fill, allow_nonfinite=allow_nonfinite)
+        _run_blocks(one, fill, allow_nonfinite, unheard, None)
         yield tensor.name, array
+    for checkpoint in plan.checkpoints:
+        checkpoint.check_unchanged()
 
 
 def _run_threads(

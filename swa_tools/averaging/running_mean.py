@@ -169,6 +169,7 @@ def iterate_running(
 
 
 def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    checkpoint.will_read_all()
     arrays = {name: checkpoint.read(name) for name in checkpoint.tensors}
     checkpoint.check_unchanged()
     return arrays

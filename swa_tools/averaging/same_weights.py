@@ -3,10 +3,12 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from pathlib import Path
 
 from swa_tools.checkpoints import Checkpoint
 from swa_tools.checkpoints.names import without_a_number
+from swa_tools.checkpoints.remote import RemotePath, in_parallel
 
 SAMPLE_BYTES = 4096
 N_SAMPLES = 8
@@ -42,12 +44,16 @@ def find_duplicates(checkpoints: Sequence[Checkpoint]) -> list[Duplicate]:
 
 def _groups(checkpoints: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
     """Put together what holds the same weights."""
-    by_file: dict[tuple[tuple[int, int], ...], list[Checkpoint]] = collections.defaultdict(list)
+    by_file: dict[Hashable, list[Checkpoint]] = collections.defaultdict(list)
     for checkpoint in checkpoints:
-        by_file[_inodes(checkpoint)].append(checkpoint)
+        by_file[tuple(map(_identity, checkpoint.files))].append(checkpoint)
     by_sample: dict[bytes, list[list[Checkpoint]]] = collections.defaultdict(list)
-    for same in by_file.values():
-        by_sample[_sample(same[0])].append(same)
+    different = list(by_file.values())
+    firsts = [same[0] for same in different]
+    is_remote = any(isinstance(first.path, RemotePath) for first in firsts)
+    samples = in_parallel(_sample, firsts) if is_remote else map(_sample, firsts)
+    for same, sample in zip(different, samples, strict=True):
+        by_sample[sample].append(same)
     groups: list[list[Checkpoint]] = []
     for alike in by_sample.values():
         by_digest: dict[str, list[Checkpoint]] = collections.defaultdict(list)
@@ -57,18 +63,26 @@ def _groups(checkpoints: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
     return groups
 
 
-def _inodes(checkpoint: Checkpoint) -> tuple[tuple[int, int], ...]:
-    status = [os.stat(path) for path in checkpoint.files]
-    return tuple((one.st_dev, one.st_ino) for one in status)
+def _identity(path: Path) -> Hashable:
+    """Return what names of the same file have in common."""
+    if isinstance(path, RemotePath):
+        return path
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _sample(checkpoint: Checkpoint) -> bytes:
     """Read the middle of the largest tensors; training changes nearly every weight it touches."""
     largest = sorted(checkpoint.tensors, key=lambda n: (-checkpoint.tensors[n].n_bytes, n))
+    sizes = {name: checkpoint.tensors[name].n_bytes for name in largest[:N_SAMPLES]}
+    parts = {
+        name: (max(n_bytes - SAMPLE_BYTES, 0) // 2, min(n_bytes, SAMPLE_BYTES))
+        for name, n_bytes in sizes.items()
+    }
+    checkpoint.will_read((name, *part) for name, part in parts.items())
     data = bytearray()
-    for name in largest[:N_SAMPLES]:
-        n_bytes = checkpoint.tensors[name].n_bytes
-        part = bytearray(min(n_bytes, SAMPLE_BYTES))
-        checkpoint.read_into(name, (n_bytes - len(part)) // 2, memoryview(part))
+    for name, (offset, n_bytes) in parts.items():
+        part = bytearray(n_bytes)
+        checkpoint.read_into(name, offset, memoryview(part))
         data += f"{name}\0{checkpoint.tensors[name].shape}".encode() + part
     return bytes(data)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from swa_tools.checkpoints.folders import is_model_folder, list_folder
 from swa_tools.checkpoints.names import in_order
+from swa_tools.checkpoints.remote import RemotePath, as_path
 from swa_tools.errors import CheckpointError
-from swa_tools.run_files import CAPTURES, is_run
+from swa_tools.run_files import CAPTURES, DESCRIPTION, is_run
 
 
 def find_checkpoints(
@@ -17,9 +18,9 @@ def find_checkpoints(
     """Return the checkpoints that the arguments name, in their order.
 
     An argument is a file, a `*.index.json`, a folder with one model in it, a run directory (its
-    captures, nothing else), a folder of checkpoints or a glob. What one argument expands to is in
-    natural order, `epoch-10` after `epoch-9`, and names without a number come first, so that
-    `last` and `best` are never taken for the newest.
+    captures, nothing else), a folder of checkpoints, a glob, or the URL of any of these. What one
+    argument expands to is in natural order, `epoch-10` after `epoch-9`, and names without a number
+    come first, so that `last` and `best` are never taken for the newest.
 
     Args:
         arguments: What the user names.
@@ -30,7 +31,7 @@ def find_checkpoints(
     """
     found: list[Path] = []
     for argument in arguments:
-        found += _expand(Path(argument), on_left_out or _unheard)
+        found += _expand(as_path(argument), on_left_out or _unheard)
     return found
 
 
@@ -39,6 +40,8 @@ def _unheard(_path: Path, _reason: str) -> None:
 
 
 def _expand(path: Path, on_left_out: Callable[[Path, str], None]) -> list[Path]:
+    if isinstance(path, RemotePath):
+        return _expand_remote(path, on_left_out)
     if is_run(path):
         captures = _matches("*.safetensors", folder=path / CAPTURES)
         if not captures:
@@ -57,6 +60,22 @@ def _expand(path: Path, on_left_out: Callable[[Path, str], None]) -> list[Path]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"{path}: cannot open it: {reason}") from error
     return [path]
+
+
+def _expand_remote(path: RemotePath, on_left_out: Callable[[Path, str], None]) -> list[Path]:
+    if path.is_pattern:
+        found = {str(match): match for match in path.matches()}
+        if not found:
+            raise CheckpointError(f"{path}: no file matches this pattern")
+        return [one for url in in_order(list(found)) for one in _expand(found[url], on_left_out)]
+    if not path.is_dir() or is_model_folder(path):
+        return [path]
+    if {DESCRIPTION, CAPTURES} <= set(path.names()):
+        return _expand_remote(path / CAPTURES / "*.safetensors", on_left_out)
+    listing = list_folder(path)
+    for left_out in listing.left_out.items():
+        on_left_out(*left_out)
+    return listing.checkpoints
 
 
 def _expand_pattern(path: Path, on_left_out: Callable[[Path, str], None]) -> list[Path]:

@@ -10,15 +10,44 @@ import io
 import os
 import resource
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
-from swa_tools.checkpoints.header import TensorInfo, read_header
+from swa_tools.checkpoints.header import Source, TensorInfo, read_header
+from swa_tools.checkpoints.read_ahead import Span
+from swa_tools.checkpoints.remote import RemoteFile, RemotePath
 from swa_tools.errors import CheckpointError
 
 MAX_OPEN_FILES = 10240
 """Where the system sets no limit; macOS allows a process no more."""
+
+
+class Input(Source, Protocol):
+    """A file opened for reading, on a disk (`InputFile`) or on a server (`RemoteFile`)."""
+
+    @property
+    def path(self) -> Path:
+        """As it was given."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def expect(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Take a hint on what will be read next: bytes start to end, in this order."""
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if the file is not what it was when it was opened."""
+
+    def close(self) -> None:
+        """Let go of the file."""
 
 
 class TensorFile(Protocol):
@@ -38,6 +67,9 @@ class TensorFile(Protocol):
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         """Fill the buffer with the bytes of a tensor from `offset` on. Safe in several threads."""
 
+    def place(self, name: str, offset: int, n_bytes: int) -> Span | None:
+        """Return where bytes of a tensor stand in a file on a server; None for any other."""
+
     def check_unchanged(self) -> None:
         """Raise CheckpointError if the file is not what it was when it was opened."""
 
@@ -52,9 +84,9 @@ class SafetensorsFile:
         self.path = path
         self.notes: tuple[str, ...] = ()
         self.prefix = ""
-        self._file = InputFile(path)
+        self._file = open_input(path)
         try:
-            header = read_header(self._file.fileno(), where=str(path))
+            header = read_header(self._file, where=str(path))
         except OSError as error:
             self._file.close()
             raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
@@ -68,6 +100,11 @@ class SafetensorsFile:
         """See `TensorFile`."""
         self._file.read_at(self._first + self.tensors[name].start + offset, buffer)
 
+    def place(self, name: str, offset: int, n_bytes: int) -> Span | None:
+        """See `TensorFile`."""
+        start = self._first + self.tensors[name].start + offset
+        return span_in(self._file, start, start + n_bytes)
+
     def check_unchanged(self) -> None:
         """See `TensorFile`: compares size and time of modification."""
         self._file.check_unchanged()
@@ -75,6 +112,27 @@ class SafetensorsFile:
     def close(self) -> None:
         """See `TensorFile`."""
         self._file.close()
+
+
+def open_input(path: Path) -> Input:
+    """Open a file, or a URL.
+
+    Raises:
+        CheckpointError: It cannot be opened.
+    """
+    return RemoteFile(path) if isinstance(path, RemotePath) else InputFile(path)
+
+
+def read_all(file: Input) -> bytes:
+    """Return all bytes of a small file."""
+    data = bytearray(file.n_bytes)
+    file.read_at(0, memoryview(data))
+    return bytes(data)
+
+
+def span_in(file: Input, start: int, end: int) -> Span | None:
+    """Return bytes of a file on a server; None for a file on a disk, which is not read ahead."""
+    return Span(file, start, end) if isinstance(file, RemoteFile) else None
 
 
 class InputFile(io.FileIO):
@@ -120,6 +178,9 @@ class InputFile(io.FileIO):
                     " it?"
                 )
             n_read += more
+
+    def expect(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Do nothing: the system reads ahead."""
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if its size or time of modification is not what it was."""

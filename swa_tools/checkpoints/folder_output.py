@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from swa_tools.checkpoints.remote import RemotePath
 from swa_tools.checkpoints.sharded import INDEX_FILE, SHARD, WEIGHTS_FILE
 from swa_tools.checkpoints.writer import (
     check_output,
@@ -39,7 +40,10 @@ def weights_in(folder: Path) -> set[str]:
     """
     stem = WEIGHTS_FILE.removesuffix(".safetensors")
     with clear_errors(folder):
-        names = os.listdir(folder) if folder.is_dir() else []
+        if isinstance(folder, RemotePath):  # the web has no folders
+            names = folder.names() if not folder.is_web and folder.is_dir() else []
+        else:
+            names = os.listdir(folder) if folder.is_dir() else []
     return {
         name
         for name in names

@@ -10,6 +10,7 @@ from swa_tools.checkpoints.foreign.dcp_folder import is_dcp_folder
 from swa_tools.checkpoints.foreign.safetensors_pieces import has_safetensors_pieces
 from swa_tools.checkpoints.names import common_start, in_order, natural_key, without_a_number
 from swa_tools.checkpoints.reader import FOLDER_FILES, open_checkpoint
+from swa_tools.checkpoints.remote import RemotePath
 from swa_tools.checkpoints.sharded import SHARD
 from swa_tools.errors import CheckpointError, NoWeightsError
 
@@ -75,7 +76,8 @@ def list_folder(folder: Path) -> Listing:
 def _names(folder: Path) -> list[str]:
     """Return the names in a folder that may be checkpoints, in natural order."""
     try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+        listed = folder.names() if isinstance(folder, RemotePath) else os.listdir(folder)
+        names = [name for name in listed if not name.startswith(".")]
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot list this folder: {error.strerror}") from error
     found = [
@@ -88,6 +90,8 @@ def _names(folder: Path) -> list[str]:
 
 def is_model_folder(folder: Path) -> bool:
     """Tell whether a folder holds one model, as Hugging Face, timm or torch's DCP write it."""
+    if isinstance(folder, RemotePath):
+        return folder.is_dir() and not set(FOLDER_FILES).isdisjoint(folder.names())
     has_weights = any(os.path.lexists(folder / file) for file in FOLDER_FILES)
     is_cut = is_dcp_folder(folder) or has_safetensors_pieces(folder)
     return os.path.isdir(folder) and (has_weights or is_cut)

@@ -7,11 +7,10 @@ promises is checked here, so that whoever holds a `Header` can rely on it.
 
 import json
 import math
-import os
 import reprlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from swa_tools.checkpoints.dtypes import DTYPES
 from swa_tools.errors import CheckpointError
@@ -76,21 +75,32 @@ def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
     return (math.prod(shape) * DTYPES[dtype].bits + 7) // 8
 
 
-def read_header(descriptor: int, *, where: str) -> Header:
+class Source(Protocol):
+    """What a header is read from."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Its size."""
+
+    def read_at(self, position: int, buffer: memoryview) -> None:
+        """Fill the buffer with the bytes from a position on."""
+
+
+def read_header(file: Source, *, where: str) -> Header:
     """Read and check the header of an open safetensors file.
 
     Args:
-        descriptor: File descriptor, read from position 0; its offset is not moved.
+        file: The file; its offset is not moved.
         where: The file's name, for errors.
 
     Raises:
         CheckpointError: The file is not valid safetensors; the message says what is wrong.
         OSError: The disk fails.
     """
-    file_bytes = os.fstat(descriptor).st_size
+    file_bytes = file.n_bytes
     if file_bytes < PREFIX_BYTES:
         raise _broken(where, f"expected at least 8 bytes, found {file_bytes}")
-    length = int.from_bytes(_read(descriptor, PREFIX_BYTES, 0, where), "little")
+    length = int.from_bytes(_read(file, PREFIX_BYTES, 0), "little")
     if length > MAX_HEADER_BYTES:
         raise _broken(where, f"its header claims {length} bytes, the format allows 100 MB")
     if length > file_bytes - PREFIX_BYTES:
@@ -99,17 +109,13 @@ def read_header(descriptor: int, *, where: str) -> Header:
             f"its header claims {length} bytes, but only {file_bytes - PREFIX_BYTES} follow"
             " (cut off while it was written or copied?)",
         )
-    return parse_header(_read(descriptor, length, PREFIX_BYTES, where), file_bytes, where=where)
+    return parse_header(_read(file, length, PREFIX_BYTES), file_bytes, where=where)
 
 
-def _read(descriptor: int, n_bytes: int, position: int, where: str) -> bytes:
-    data = b""
-    while len(data) < n_bytes:
-        part = os.pread(descriptor, n_bytes - len(data), position + len(data))
-        if not part:
-            raise _broken(where, "it became shorter while its header was read")
-        data += part
-    return data
+def _read(file: Source, n_bytes: int, position: int) -> bytes:
+    data = bytearray(n_bytes)
+    file.read_at(position, memoryview(data))
+    return bytes(data)
 
 
 def parse_header(text: bytes, file_bytes: int, *, where: str) -> Header:

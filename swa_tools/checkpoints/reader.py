@@ -11,7 +11,7 @@ import numpy as np
 
 from swa_tools.checkpoints.digest import BLOCK_ELEMENTS, block_hash, combine
 from swa_tools.checkpoints.dtypes import DTYPES, numpy_dtype
-from swa_tools.checkpoints.files import InputFile, SafetensorsFile, TensorFile
+from swa_tools.checkpoints.files import SafetensorsFile, TensorFile, open_input
 from swa_tools.checkpoints.foreign.dcp_folder import DcpFolder, is_dcp_folder
 from swa_tools.checkpoints.foreign.safetensors_pieces import (
     SafetensorsPieces,
@@ -22,7 +22,8 @@ from swa_tools.checkpoints.foreign.torch_format import ZIP_START
 from swa_tools.checkpoints.header import JSON_BLANKS, PREFIX_BYTES
 from swa_tools.checkpoints.metadata import METADATA_KEY, CheckpointMetadata, parse_metadata
 from swa_tools.checkpoints.names import plain_names
-from swa_tools.checkpoints.sharded import SHARD, open_index
+from swa_tools.checkpoints.remote import RemotePath, as_path, in_parallel, read_ahead
+from swa_tools.checkpoints.sharded import SHARD, Shard, open_index
 from swa_tools.errors import CheckpointError
 
 MAX_BLANKS = 512
@@ -156,8 +157,29 @@ class Checkpoint:
         info = self.tensors[name]
         return np.frombuffer(self.read_bytes(name), numpy_dtype(info.dtype)).reshape(info.shape)
 
+    def will_read(self, parts: Iterable[tuple[str, int, int]], *, share: int = 1) -> None:
+        """Read ahead, where the checkpoint lies on a server.
+
+        Args:
+            parts: What will be read, each once and in this order: tensor, byte offset in it, number
+                of bytes.
+            share: How many checkpoints are read at the same time.
+        """
+        if not isinstance(self.path, RemotePath):
+            return
+        places = ((*self._places[name], offset, n_bytes) for name, offset, n_bytes in parts)
+        spans = (self._files[i].place(name, start, n_bytes) for i, name, start, n_bytes in places)
+        read_ahead([span for span in spans if span is not None], share=share)
+
+    def will_read_all(self) -> None:
+        """Read ahead all tensors, in their order; see `will_read`."""
+        self.will_read((name, 0, info.n_bytes) for name, info in self.tensors.items())
+
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a file is not what it was when it was opened."""
+        if isinstance(self.path, RemotePath):
+            in_parallel(lambda file: file.check_unchanged(), self._files)
+            return
         for file in self._files:
             file.check_unchanged()
 
@@ -165,6 +187,7 @@ class Checkpoint:
         """Read everything and return the content digest (see `checkpoints.digest`)."""
         buffer = memoryview(bytearray(BLOCK_ELEMENTS * 8))
         found = {}
+        self.will_read_all()
         for name, info in self.tensors.items():
             total = 0
             step = BLOCK_ELEMENTS * DTYPES[info.dtype].bits // 8
@@ -183,10 +206,10 @@ def open_checkpoint(
     """Open a checkpoint for reading; only headers are read here.
 
     Args:
-        path: A `.safetensors` file; a sharded `*.index.json`; a folder with one of them, as Hugging
-            Face and timm write it; a folder of `torch.distributed.checkpoint`; or a file of
-            `torch.save` (`.pth`, `.pt`, `.pth.tar`, `.bin`, `.ckpt`). The content decides, not the
-            name. Nothing in it is run.
+        path: Path or URL of a `.safetensors` file; a sharded `*.index.json`; a folder with one of
+            them, as Hugging Face and timm write it; a folder of `torch.distributed.checkpoint`; or
+            a file of `torch.save` (`.pth`, `.pt`, `.pth.tar`, `.bin`, `.ckpt`). The content
+            decides, not the name. Nothing in it is run.
         entry: Which set of weights to take from a pickled file that holds several: a key such as
             `state_dict_ema`, or a path such as `agents.0.q`.
         keep_names: Whether to leave the names of tensors as they are in the file, wrappers'
@@ -195,20 +218,25 @@ def open_checkpoint(
     Raises:
         CheckpointError: It is missing, damaged, of another format, or ambiguous.
     """
-    path = Path(path)
-    if is_dcp_folder(path):
+    path = as_path(path)
+    is_remote = isinstance(path, RemotePath)
+    if not is_remote and is_dcp_folder(path):
         return Checkpoint(path, [DcpFolder(path, entry=entry)], keep_names=keep_names)
-    if has_safetensors_pieces(path):
+    if not is_remote and has_safetensors_pieces(path):
         return Checkpoint(path, [SafetensorsPieces(path)], keep_names=keep_names)
-    target = _file_in_folder(path) if os.path.isdir(path) else path
+    is_folder = path.is_dir() if is_remote else os.path.isdir(path)
+    target = _file_in_folder(path) if is_folder else path
     if target.name.endswith(".index.json"):
         with ExitStack() as stack:
-            shards = []
-            for shard in open_index(target):
+
+            def open_shard(shard: Shard) -> TensorFile:
                 file = _open_file(shard.path, None)
                 stack.callback(file.close)
                 shard.check(file.tensors)
-                shards.append(file)
+                return file
+
+            index = open_index(target)
+            shards = in_parallel(open_shard, index) if is_remote else [*map(open_shard, index)]
             checkpoint = Checkpoint(path, shards, keep_names=keep_names)
             stack.pop_all()
             return checkpoint
@@ -231,10 +259,12 @@ def _open_file(path: Path, entry: str | None) -> TensorFile:
 
 
 def _file_in_folder(folder: Path) -> Path:
+    is_remote = isinstance(folder, RemotePath)
+    names = folder.names() if isinstance(folder, RemotePath) else []
     for name in FOLDER_FILES:
-        if os.path.lexists(folder / name):
+        if name in names or (not is_remote and os.path.lexists(folder / name)):
             return folder / name
-    if not os.access(folder, os.X_OK):
+    if not is_remote and not os.access(folder, os.X_OK):
         raise CheckpointError(f"{folder}: no permission to look into this folder")
     raise CheckpointError(
         f"{folder}: no weights in this folder: expected {', '.join(FOLDER_FILES)}"
@@ -249,10 +279,12 @@ def is_safetensors(path: Path) -> bool:
     """
     if path.suffix == ".safetensors":
         return True
-    with InputFile(path) as file:
+    with open_input(path) as file:
+        buffer = bytearray(min(PREFIX_BYTES + MAX_BLANKS + 1, file.n_bytes))
         try:
-            start = os.pread(file.fileno(), PREFIX_BYTES + MAX_BLANKS + 1, 0)
+            file.read_at(0, memoryview(buffer))
         except OSError as error:
             raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
+    start = bytes(buffer)
     header = start[PREFIX_BYTES:].lstrip(JSON_BLANKS)
     return header.startswith(b"{") and not start.startswith(ZIP_START)

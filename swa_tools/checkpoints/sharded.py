@@ -6,8 +6,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from swa_tools.checkpoints.files import InputFile
+from swa_tools.checkpoints.files import open_input, read_all
 from swa_tools.checkpoints.header import MAX_HEADER_BYTES, build_header, tensor_bytes
+from swa_tools.checkpoints.remote import RemotePath
 from swa_tools.errors import CheckpointError
 from swa_tools.json_documents import from_json, parse_object
 
@@ -57,10 +58,10 @@ def open_index(path: Path) -> list[Shard]:
         CheckpointError: The index is missing or broken, or names a file outside its folder.
     """
     try:
-        with InputFile(path) as file:
+        with open_input(path) as file:
             if file.n_bytes > MAX_HEADER_BYTES:
                 raise CheckpointError(f"{path}: too large for an index: expected up to 100 MB")
-            weight_map = from_json(parse_object(file.read()), _Index, name="index").weight_map
+            weight_map = from_json(parse_object(read_all(file)), _Index, name="index").weight_map
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
     except ValueError as error:
@@ -75,6 +76,12 @@ def open_index(path: Path) -> list[Shard]:
 
 def _shard_path(index: Path, file: str) -> Path:
     shard = index.parent / file
+    if isinstance(shard, RemotePath):
+        if "/" in file or not file.strip("."):
+            raise CheckpointError(
+                f"{index}: it names a file outside its folder, {file!r:.100}; refused"
+            )
+        return shard
     try:
         folders = {index.parent.resolve(), index.resolve().parent}
         is_inside = any(shard.resolve().is_relative_to(folder) for folder in folders)

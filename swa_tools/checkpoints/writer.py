@@ -13,6 +13,7 @@ import glob
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +23,7 @@ import numpy as np
 from swa_tools.checkpoints.dtypes import safetensors_dtype
 from swa_tools.checkpoints.header import build_header
 from swa_tools.checkpoints.metadata import METADATA_KEY, CheckpointMetadata
+from swa_tools.checkpoints.remote import RemotePath, as_path
 from swa_tools.errors import OutputError
 
 Buffer = bytes | bytearray | memoryview
@@ -39,6 +41,12 @@ def check_output(path: Path, *, force: bool = False) -> None:
         OutputError: It exists and `force` is not set or it is no file, or its folder is missing or
             read-only.
     """
+    if isinstance(path, RemotePath):
+        if path.is_web:
+            raise OutputError(f"{path}: cannot write to a web server; give another kind of URL")
+        if not force and path.exists():
+            raise OutputError(f"{path}: it exists already; choose another name, or give --force")
+        return
     try:
         mode = os.lstat(path).st_mode  # a link counts as existing, wherever it leads
     except FileNotFoundError:
@@ -62,13 +70,18 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
     """Give a file to write to, which becomes `path` when the block ends without an error.
 
     Its permissions are those that the umask gives. Positioned writes (`os.pwrite` on its
-    descriptor) are welcome.
+    descriptor) are welcome. What becomes a file on a server is kept in the folder for temporary
+    files (`TMPDIR`) until it is sent there at the end.
 
     Raises:
         OutputError: The output exists and `force` is not set, or cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     check_output(path, force=force)
+    if isinstance(path, RemotePath):
+        with _sent_at_the_end(path, force=force) as file:
+            yield file
+        return
     remove_abandoned(path)
     try:
         with _temporary_file(path) as file:
@@ -83,6 +96,20 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
 
 
 @contextlib.contextmanager
+def _sent_at_the_end(path: RemotePath, *, force: bool) -> Iterator[BinaryIO]:
+    """Give a local file, which is sent to a server when the block ends without an error."""
+    try:
+        with _temporary_file(Path(tempfile.gettempdir(), path.name)) as file:
+            yield file
+            file.flush()
+            check_output(path, force=force)
+            path.upload(Path(file.name))
+    except OSError as error:
+        where = f"{path}: cannot write the temporary file in {tempfile.gettempdir()} for it"
+        raise OutputError(f"{where}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
 def weights_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO]:
     """Give a file to write safetensors to, as `atomic_output` does.
 
@@ -92,7 +119,7 @@ def weights_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryI
     Raises:
         OutputError: The output exists and `force` is not set, or cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     check_weights_output(path, force=force)
     if not is_torch_name(path):
         with atomic_output(path, force=force) as file:
@@ -159,9 +186,13 @@ def _temporary_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a new name beside an output, for what becomes that output."""
+    """Return a new name beside an output, for what becomes that output.
+
+    What becomes a file on a server is in the folder for temporary files.
+    """
+    folder = Path(tempfile.gettempdir()) if isinstance(path, RemotePath) else path.parent
     # Random, not the process's number: another machine that shares the disk may have the same.
-    return path.parent / f".{path.name}.{os.urandom(6).hex()}.tmp"
+    return folder / f".{path.name}.{os.urandom(6).hex()}.tmp"
 
 
 def remove_abandoned(path: Path) -> None:

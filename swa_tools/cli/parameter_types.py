@@ -12,8 +12,27 @@ from typing import Any
 
 import click
 
-PATH = click.Path(path_type=Path, readable=False)
+from swa_tools.checkpoints.remote import as_path
+
 COUNT = click.IntRange(min=1)
+
+
+class PathOrUrl(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A path, of which nothing is checked here, or a URL."""
+
+    name = "path"
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,  # noqa: ARG002  # click's
+        ctx: click.Context | None,  # noqa: ARG002  # click's
+    ) -> Path:
+        """Return the path."""
+        return as_path(value)
+
+
+PATH = PathOrUrl()
 
 
 class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on

@@ -31,6 +31,7 @@ def load_state_dict(path: str | Path, *, entry: str | None = None) -> dict[str, 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """Return all tensors of an open checkpoint, including tied names, which share memory."""
+    checkpoint.will_read_all()
     arrays = {name: checkpoint.read(name) for name in checkpoint.tensors}
     state_dict = from_arrays(arrays, where=str(checkpoint.path))
     checkpoint.check_unchanged()

@@ -217,12 +217,12 @@ class TestFilesThatChange:
             np.testing.assert_array_equal(checkpoint.read("w"), np.arange(100_000.0))
 
     def test_a_header_that_is_read_in_pieces_is_completed(self, large_file, monkeypatch):
-        real = os.pread
-        monkeypatch.setattr(os, "pread", lambda fd, n, at: real(fd, min(n, 3), at))
+        real = os.preadv
+        monkeypatch.setattr(os, "preadv", lambda fd, parts, at: real(fd, [parts[0][:3]], at))
         with open_checkpoint(large_file) as checkpoint:
             assert checkpoint.tensors["w"].shape == (100_000,)
 
-    @pytest.mark.parametrize("call", ["pread", "fstat"])
+    @pytest.mark.parametrize("call", ["preadv", "fstat"])
     def test_a_disk_that_fails_is_an_error_that_names_the_file(self, large_file, monkeypatch, call):
         def fail(*_arguments):
             raise OSError(errno.EIO, os.strerror(errno.EIO))

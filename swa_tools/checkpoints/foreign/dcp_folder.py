@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from swa_tools.checkpoints.files import InputFile
+from swa_tools.checkpoints.files import Input, open_input
 from swa_tools.checkpoints.foreign.inert_pickle import (
     BrokenPickleError,
     Global,
@@ -51,9 +51,9 @@ class DcpFolder(PieceReader):
         self.numbers: dict[str, float] = {}
         self.prefix = ""
         self._folder = folder
-        self._files: dict[str, InputFile] = {}
+        self._files: dict[str, Input] = {}
         self._found: dict[Piece, tuple[StoredTensor, int]] = {}
-        self._file = InputFile(self.path)
+        self._file = open_input(self.path)
         try:
             self._load(entry)
         except OSError as error:
@@ -101,13 +101,13 @@ class DcpFolder(PieceReader):
                 raise CheckpointError(f"{where} claims more than stands in {piece.file}")
         return TensorInfo(tensor.dtype, tensor.shape, 0, tensor.n_bytes)
 
-    def _open(self, name: str) -> InputFile:
+    def _open(self, name: str) -> Input:
         if name not in self._files:
             if Path(name).name != name or not name.isprintable():
                 raise CheckpointError(
                     f"{self.path}: it names a file outside its folder, {name!r:.100}; refused"
                 )
-            self._files[name] = InputFile(self._folder / name)
+            self._files[name] = open_input(self._folder / name)
         return self._files[name]
 
     def _read_piece(self, piece: Piece, offset: int, buffer: memoryview) -> None:
@@ -134,7 +134,7 @@ class DcpFolder(PieceReader):
         self._whole = None
 
 
-def _find(piece: Piece, file: InputFile) -> tuple[StoredTensor, int]:
+def _find(piece: Piece, file: Input) -> tuple[StoredTensor, int]:
     """Read the file of `torch.save` that a piece is; return its tensor and the first byte of it."""
     contents = read_contents(file, start=piece.start, end=piece.end)
     tensor = contents.loaded

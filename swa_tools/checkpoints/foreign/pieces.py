@@ -11,6 +11,7 @@ import numpy as np
 
 from swa_tools.checkpoints.dtypes import DTYPES
 from swa_tools.checkpoints.header import TensorInfo
+from swa_tools.checkpoints.read_ahead import Span
 
 MAX_CELLS = 1 << 24
 """Of the grid on which the pieces of a tensor are compared; as many as pieces in all usual cuts."""
@@ -84,6 +85,11 @@ class PieceReader(ABC):
             if first < last:
                 part = buffer[first - offset : last - offset]
                 self._read_piece(piece, first - start, part)
+
+    def place(  # noqa: B027  # None for all of them
+        self, name: str, offset: int, n_bytes: int
+    ) -> Span | None:
+        """See `TensorFile`; such folders are read on a disk."""
 
     def _put_together(self, info: TensorInfo, pieces: Sequence[Piece]) -> memoryview:
         itemsize = DTYPES[info.dtype].bits // 8

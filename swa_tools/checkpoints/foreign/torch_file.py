@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from swa_tools.checkpoints.dtypes import numpy_dtype
-from swa_tools.checkpoints.files import InputFile
+from swa_tools.checkpoints.files import open_input, span_in
 from swa_tools.checkpoints.foreign.stored_tensor import StoredTensor, layout
 from swa_tools.checkpoints.foreign.torch_format import read_contents
 from swa_tools.checkpoints.foreign.weight_sets import choose_weights
 from swa_tools.checkpoints.header import TensorInfo
 from swa_tools.checkpoints.names import LIGHTNING_PREFIX
+from swa_tools.checkpoints.read_ahead import Span
 from swa_tools.errors import CheckpointError
 
 
@@ -26,7 +27,7 @@ class TorchFile:
         self.metadata: dict[str, str] = {}
         self._contiguous: tuple[str, memoryview] | None = None
         self._lock = threading.Lock()
-        self._file = InputFile(path)
+        self._file = open_input(path)
         try:
             self._load(entry)
         except OSError as error:
@@ -81,6 +82,13 @@ class TorchFile:
                 self._contiguous = name, self._laid_out(tensor, start)
             laid_out = self._contiguous[1]
         buffer[:] = laid_out[offset : offset + len(buffer)]
+
+    def place(self, name: str, offset: int, n_bytes: int) -> Span | None:
+        """See `TensorFile`; what has to be laid out is read whole."""
+        tensor, start = self._stored[name], self.tensors[name].start
+        if tensor.is_plain:
+            return span_in(self._file, start + offset, start + offset + n_bytes)
+        return span_in(self._file, start, start + tensor.span * tensor.itemsize)
 
     def _laid_out(self, tensor: StoredTensor, start: int) -> memoryview:
         data = bytearray(tensor.span * tensor.itemsize)

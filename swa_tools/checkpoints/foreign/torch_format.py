@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from typing import IO, Any, cast
 
-from swa_tools.checkpoints.files import InputFile
+from swa_tools.checkpoints.files import Input
 from swa_tools.checkpoints.foreign.inert_pickle import BrokenPickleError, read_pickle
 from swa_tools.checkpoints.foreign.other_formats import name_of_format, name_of_zip
 from swa_tools.checkpoints.foreign.stored_tensor import REBUILD, Storage, StoredTensor, storage_of
@@ -56,7 +56,7 @@ class Contents:
         return fault
 
 
-def read_contents(file: InputFile, *, start: int = 0, end: int | None = None) -> Contents:
+def read_contents(file: Input, *, start: int = 0, end: int | None = None) -> Contents:
     """Read what a file of `torch.save` holds, tensors as `StoredTensor`.
 
     Args:
@@ -82,7 +82,7 @@ def read_contents(file: InputFile, *, start: int = 0, end: int | None = None) ->
         raise CheckpointError(f"{file.path}: {problem}") from error
 
 
-def _zip_contents(file: InputFile, start: int, end: int) -> Contents:
+def _zip_contents(file: Input, start: int, end: int) -> Contents:
     records = _records(file, start, end)
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -98,7 +98,7 @@ def _zip_contents(file: InputFile, start: int, end: int) -> Contents:
     return Contents(loaded, places)
 
 
-def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int]]:
+def _records(file: Input, first: int, last: int) -> dict[str, tuple[int, int]]:
     """Return where each record of a zip archive stands in the file.
 
     Raises:
@@ -115,6 +115,9 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
     if problem is not None:
         raise CheckpointError(f"{file.path}: {problem}")
     records: dict[str, tuple[int, int]] = {}
+    headers = [first + info.header_offset for info in listed]
+    sound = [start for start in headers if first <= start <= last]
+    file.expect((start, min(start + LOCAL_HEADER.size, last)) for start in sound)
     for info in listed:
         if info.filename.endswith("/") or info.external_attr & FOLDER_FLAG:
             continue  # torch finds nothing in it either
@@ -142,7 +145,7 @@ def _records(file: InputFile, first: int, last: int) -> dict[str, tuple[int, int
     return records
 
 
-def _old_contents(file: InputFile, start: int, end: int) -> Contents:
+def _old_contents(file: Input, start: int, end: int) -> Contents:
     stream = Window(file, start, end)
     claimed: dict[str, tuple[int, int]] = {}  # number of elements of each storage, their size
 

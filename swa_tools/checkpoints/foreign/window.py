@@ -2,7 +2,7 @@
 
 import os
 
-from swa_tools.checkpoints.files import InputFile
+from swa_tools.checkpoints.files import Input
 
 BUFFER_BYTES = 1 << 16
 
@@ -17,7 +17,7 @@ class Window:
     allocated before it has been seen to be there.
     """
 
-    def __init__(self, file: InputFile, start: int, end: int) -> None:
+    def __init__(self, file: Input, start: int, end: int) -> None:
         self._file = file
         self._start, self._end = start, end
         self._next = start  # the first byte that is not in the buffer

@@ -21,6 +21,7 @@ from swa_tools.averaging import (
 )
 from swa_tools.batchnorm.options import BnOptions
 from swa_tools.checkpoints import Checkpoint, check_weights_output, is_torch_name
+from swa_tools.checkpoints.remote import as_path, in_parallel
 from swa_tools.checkpoints.sharded import split_into_shards
 from swa_tools.cli.choosing import chosen_checkpoints
 from swa_tools.cli.computing import joined_ranks, setting_of
@@ -53,6 +54,7 @@ SECTIONS = {
     epilog="\b\nExamples:\n"
     "  swa-tools average run --data imagenet -o swa.safetensors\n"
     "  swa-tools average 'epoch-*.pth' --last 5 -o averaged.safetensors\n"
+    "  swa-tools average 's3://bucket/epoch-*.pth' -o averaged.safetensors\n"
     "  torchrun --nproc-per-node 8 -m swa_tools average 'step-*' --max-shard-size 5GB -o averaged/",
 )
 @checkpoints_argument
@@ -73,8 +75,8 @@ def command(
     """Average checkpoints, streaming, in constant memory.
 
     CHECKPOINT is a file (safetensors, a sharded index, .pth, .ckpt, …), a model folder, a run
-    directory (its captures), a folder of checkpoints or a quoted glob. What holds the same weights
-    counts once. With --data
+    directory (its captures), a folder of checkpoints or a quoted glob, or the URL of one (hf://,
+    s3://, gs://, az://, https://). What holds the same weights counts once. With --data
     the average's BatchNorm statistics are recomputed on the training images, prepared as the run
     trained on them, and it is scored on the validation images, if there are any, beside the
     averaged statistics and the best checkpoint. Under torchrun, each process averages and writes
@@ -95,13 +97,13 @@ def command(
             with open_all(paths, entry=options.entry, keep_names=options.keep_names) as opened:
                 _print_plan(opened, options, as_json=outcome.as_json and only_plan)
         if output is not None and not is_folder and options.max_shard_size is None:
-            check_weights_output(Path(output), force=options.force)
+            check_weights_output(as_path(output), force=options.force)
         return paths
 
     if has_images:
         paths = choose()
         if output is not None and not only_plan:
-            _whole_job(paths, Path(output), options, given)
+            _whole_job(paths, as_path(output), options, given)
         return
     with joined_ranks() as ranks:
         paths = on_first(ranks, choose)
@@ -136,7 +138,8 @@ def _average(
     if ranks.rank > 0:
         average_checkpoints(paths, output, options=options, ranks=ranks)
         return
-    n_bytes = sum(path.stat().st_size for path in paths if path.is_file()) // ranks.world_size
+    sizes = in_parallel(lambda path: path.stat().st_size if path.is_file() else 0, paths)
+    n_bytes = sum(sizes) // ranks.world_size
     with progress("averaging", n_bytes or None, unit="bytes") as advance:
         options = dataclasses.replace(options, advance=advance)
         result = average_checkpoints(paths, output, options=options, ranks=ranks)

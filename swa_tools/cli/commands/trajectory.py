@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from swa_tools.checkpoints.remote import as_path
 from swa_tools.cli.declared import options_of, taken
 from swa_tools.cli.output import command_line
 from swa_tools.cli.pictures import DrawingOptions
@@ -72,7 +73,7 @@ def _measure(
     if output is not None:
         check_numbers(output, force=force)
     paths = find_checkpoints(checkpoints)
-    beginning = Path(start) if start is not None else None
+    beginning = as_path(start) if start is not None else None
     run = common_run_of_captures(paths)
     if beginning is None and run is not None and run.start.exists():
         beginning = run.start
