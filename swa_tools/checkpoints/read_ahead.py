@@ -102,7 +102,7 @@ class ReadAhead:
             data = request.data.result()
         except CancelledError:
             return 0
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
             for ahead in list(_LIVE):  # or the other threads would wait for all of it
                 ahead.close()
             raise

@@ -107,6 +107,14 @@ class RemotePath(PosixPath):
             folder = folder.parent
         return found
 
+    def with_name(self, name: str) -> "RemotePath":
+        """Return another name in the same folder."""
+        return self.parent / name
+
+    def with_suffix(self, suffix: str) -> "RemotePath":
+        """Return the name with another end."""
+        return self.with_name(self.stem + suffix)
+
     def resolve(self, strict: bool = False) -> Self:  # noqa: ARG002, FBT001, FBT002  # as in Path
         """Return itself."""
         return self

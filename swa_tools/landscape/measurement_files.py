@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from swa_tools.checkpoints import Checkpoint, atomic_output, check_output
+from swa_tools.checkpoints.remote import RemotePath
 from swa_tools.errors import OutputError
 from swa_tools.measurements import SUFFIX, description_path, description_text, save_numbers
 
@@ -15,8 +16,11 @@ def check_numbers(path: Path, *, force: bool) -> None:
     """Tell early whether the two files could be written.
 
     Raises:
-        OutputError: One exists and `force` is not set, or the name does not end in `.npz`.
+        OutputError: One exists and `force` is not set, or the name does not end in `.npz`, or is
+            a URL: a measurement that was interrupted goes on from files beside it.
     """
+    if isinstance(path, RemotePath):
+        raise OutputError(f"{path}: measurements are written to a disk; give a local file")
     if path.suffix != SUFFIX:
         raise OutputError(
             f"{path}: the numbers behind a picture are written as {SUFFIX}; choose a name that ends"

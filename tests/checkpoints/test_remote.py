@@ -28,6 +28,7 @@ from swa_tools.checkpoints import servers as servers_module
 from swa_tools.checkpoints.remote import RemotePath, as_path
 from swa_tools.cli import run
 from swa_tools.errors import CheckpointError, OutputError
+from swa_tools.landscape.measurement_files import check_numbers
 
 needs_aiohttp = pytest.mark.skipif(
     importlib.util.find_spec("aiohttp") is None, reason="aiohttp, which reads https://, is missing"
@@ -73,6 +74,11 @@ class TestUrls:
         assert path.resolve() == path.absolute() == as_path(path) == as_path(str(path))
         assert copy.deepcopy(path) == pickle.loads(pickle.dumps(path)) == path
         assert len({path, as_path(str(path))}) == 1
+
+    def test_another_name_in_its_folder(self):
+        url = as_path("https://host/a/plane.npz?key=1")
+        assert str(url.with_suffix(".png")) == "https://host/a/plane.png?key=1"
+        assert str(as_path("s3://a/b.npz").with_name("c.npz")) == "s3://a/c.npz"
 
     def test_the_query_of_a_web_address_is_no_part_of_the_name(self):
         path = as_path("https://host/run/model.index.json?token=a/b")
@@ -324,6 +330,10 @@ class TestFolders:
         assert run(["finetune", "timm/test_resnet", "--data", "x", "-o", "memory://run"]) == 1
         assert "give a local folder" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
+
+    def test_measurements_are_written_to_a_disk(self):
+        with pytest.raises(OutputError, match="give a local file"):
+            check_numbers(as_path("memory://plane.npz"), force=False)
 
     def test_an_output_appears_whole_or_not_at_all(self, states, memory, tmp_path, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
