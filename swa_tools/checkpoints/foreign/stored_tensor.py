@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from swa_tools.checkpoints.dtypes import DTYPES
+from swa_tools.checkpoints.dtypes import DTYPES, numpy_dtype
 from swa_tools.checkpoints.foreign.inert_pickle import Global, Inert, plain_key
 from swa_tools.checkpoints.header import MAX_DIMENSIONS
 
@@ -372,7 +372,7 @@ def storage_of(reference: Any) -> Any:
 
 
 def layout(tensor: StoredTensor, data: bytes | bytearray) -> np.ndarray:
-    """Return the bytes of a tensor in the order of its dimensions.
+    """Return the bytes of a tensor's numbers in the order of its dimensions.
 
     Args:
         tensor: Checked by `fault`.
@@ -385,5 +385,9 @@ def layout(tensor: StoredTensor, data: bytes | bytearray) -> np.ndarray:
     pairs = zip(tensor.shape, tensor.strides, strict=True)
     strides = [stride * tensor.itemsize if size > 1 else 0 for size, stride in pairs]
     view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False)
-    array = np.ascontiguousarray(view).reshape(-1)
-    return array.view(np.uint8)
+    numbers = np.ascontiguousarray(view).reshape(-1).view(numpy_dtype(tensor.dtype))
+    if tensor.is_conjugate:
+        numbers = numbers.conj()
+    if tensor.is_negative:
+        numbers = -numbers
+    return numbers.view(np.uint8)

@@ -93,12 +93,7 @@ class TorchFile:
     def _laid_out(self, tensor: StoredTensor, start: int) -> memoryview:
         data = bytearray(tensor.span * tensor.itemsize)
         self._file.read_at(start, memoryview(data))
-        numbers = layout(tensor, data).view(numpy_dtype(tensor.dtype))
-        if tensor.is_conjugate:
-            numbers = numbers.conj()
-        if tensor.is_negative:
-            numbers = -numbers
-        return numbers.view(np.uint8).data
+        return layout(tensor, data).data
 
     def check_unchanged(self) -> None:
         """See `TensorFile`."""

@@ -129,9 +129,9 @@ def _records(file: Input, first: int, last: int) -> dict[str, tuple[int, int]]:
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} is compressed")
         if info.filename in records:
             raise zipfile.BadZipFile(f"its record {info.filename!r:.100} stands in it twice")
+        if not 0 <= info.header_offset <= last - first:
+            raise zipfile.BadZipFile(f"its record {info.filename!r:.100} is cut off")
         start = first + info.header_offset
-        if not first <= start <= last:
-            raise zipfile.BadZipFile(f"its record {info.filename!r:.100} lies outside of it")
         header = Window(file, start, min(start + LOCAL_HEADER.size, last)).read()
         start += len(header) + sum(LOCAL_HEADER.unpack(header))
         if start + info.file_size > last:

@@ -101,6 +101,16 @@ def test_other_sets_are_chosen_by_their_path(folder):
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_conjugated_and_negated_views_are_read_as_their_numbers(tmp_path):
+    conjugated = torch.tensor([1 + 2j, 3 - 4j], dtype=torch.complex64).conj()
+    state = {"conj": conjugated, "neg": torch._neg_view(torch.ones(2))}
+    dcp.save(state, checkpoint_id=tmp_path / "flat", no_dist=True)
+    with open_checkpoint(tmp_path / "flat") as checkpoint:
+        assert checkpoint.read("conj").tolist() == [1 - 2j, 3 + 4j]
+        assert checkpoint.read("neg").tolist() == [-1, -1]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 def test_a_tensor_without_elements_is_read(tmp_path):
     state = {"weight": torch.ones(3), "none": torch.ones(0, 3)}
     dcp.save(state, checkpoint_id=tmp_path / "flat", no_dist=True)

@@ -417,6 +417,15 @@ class TestFilesThatAreRefused:
         path.write_bytes(content[:place] + position.to_bytes(8, "little") + content[place + 8 :])
         assert refusal(path)
 
+    def test_a_zip_whose_records_stand_outside_of_it_is_refused(self, tmp_path):
+        path = tmp_path / "x.pth"
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("x/data.pkl", pickle.dumps({}))
+        content = path.read_bytes()
+        for n in range(3, 7):  # the place of its directory
+            path.write_bytes(content[:-n] + b"\xf0" + content[len(content) - n + 1 :])
+            assert "is cut off" in refusal(path)
+
     def test_a_zip_bomb_is_refused(self, save):
         path = save({"w": torch.zeros(1_000_000)})
         with zipfile.ZipFile(path) as old:
