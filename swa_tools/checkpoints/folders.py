@@ -62,7 +62,7 @@ def list_folder(folder: Path) -> Listing:
     repeated = without_a_number(list(layouts))
     if len(repeated) < len(layouts):
         for name in repeated:
-            left_out[folder / name] = "its name has no number, as those of the others do"
+            left_out[folder / name] = "by its name it repeats or combines others"
             del layouts[name]
     if not layouts:
         raise CheckpointError(

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 """DistributedDataParallel, DataParallel and AveragedModel; torch.compile."""
@@ -71,6 +72,12 @@ WORDS_FOR_A_CHOICE = frozenset(
 """In the names of files that repeat or combine the numbered ones."""
 
 
+MOMENT = re.compile(r"(epoch|step|iter)[a-z]*[=_-]?(\d+)", re.IGNORECASE)
+"""In a name: the moment of the training that a checkpoint was saved at."""
+
+SUFFIX = re.compile(r"(?:\.(?:safetensors|pth|pt|bin|ckpt|tar|index|json))+$", re.IGNORECASE)
+
+
 def without_a_number(names: Sequence[str]) -> list[str]:
     """Return those of a set of checkpoints' names that say no place in an order.
 
@@ -93,10 +100,23 @@ def common_start(names: Sequence[str]) -> str:
 def in_order(names: Sequence[str]) -> list[str]:
     """Sort checkpoints' names: `epoch-10` after `epoch-9`, and none without a number as newest.
 
-    The same names in whatever order give the same list.
+    Where all say their epoch or step, this comes before whatever else is in a name, such as a
+    metric. The same names in whatever order give the same list.
     """
     unnumbered = set(without_a_number(names))
-    return sorted(names, key=lambda name: (name not in unnumbered, natural_key(name), name))
+    moments = {name: _moment(name) for name in names if name not in unnumbered}
+    have_all = len({tuple(moment) for moment in moments.values()}) == 1
+
+    def key(name: str) -> tuple[Any, ...]:
+        moment = tuple(moments[name].values()) if name in moments and have_all else ()
+        return name not in unnumbered, moment, natural_key(SUFFIX.sub("", name)), name
+
+    return sorted(names, key=key)
+
+
+def _moment(name: str) -> dict[str, int]:
+    """Return the numbers behind `epoch` and `step` in a name."""
+    return {word.lower(): int(number) for word, number in MOMENT.findall(os.path.basename(name))}
 
 
 def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:

@@ -14,6 +14,7 @@ from swa_tools.checkpoints.dtypes import DTYPES, numpy_dtype
 from swa_tools.checkpoints.files import SafetensorsFile, TensorFile, open_input
 from swa_tools.checkpoints.foreign.dcp_folder import DcpFolder, is_dcp_folder
 from swa_tools.checkpoints.foreign.safetensors_pieces import (
+    SHARDING_KEY,
     SafetensorsPieces,
     has_safetensors_pieces,
 )
@@ -255,7 +256,14 @@ def _open_file(path: Path, entry: str | None) -> TensorFile:
         raise CheckpointError(
             f"{path}: a safetensors file holds one set of weights; leave out --entry {entry}"
         )
-    return SafetensorsFile(path)
+    file = SafetensorsFile(path)
+    if SHARDING_KEY in file.metadata:
+        file.close()
+        raise CheckpointError(
+            f"{path}: one rank's piece of the tensors of a checkpoint; give its folder, which has"
+            " the others"
+        )
+    return file
 
 
 def _file_in_folder(folder: Path) -> Path:

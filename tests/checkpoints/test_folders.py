@@ -33,8 +33,8 @@ def test_the_checkpoints_in_a_folder_are_found_and_what_is_none_is_named(tmp_pat
         "optimizer-10.pt": "by its name it holds no weights",
         "moments-10.pt": "it holds no weights",
         "log.pth": "it holds no weights",
-        "last.pth": "its name has no number, as those of the others do",
-        "model_best.pth": "its name has no number, as those of the others do",
+        "last.pth": "by its name it repeats or combines others",
+        "model_best.pth": "by its name it repeats or combines others",
     }
     named = []
     found = find_checkpoints([tmp_path], on_left_out=lambda path, reason: named.append(path))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swa_tools.checkpoints.names import natural_key, plain_names
+from swa_tools.checkpoints.names import in_order, natural_key, plain_names
 
 NAMES = ["conv.weight", "conv.bias", "module_list.0.weight"]
 PREFIXES = ["module.", "_orig_mod.", "model."]
@@ -98,3 +98,20 @@ def test_any_names_can_be_put_in_order(names):
 
 def test_digits_of_other_scripts_and_powers_are_no_trap():
     assert sorted(["x²", "x٣", "x10", "x2"], key=natural_key)[0:2] == ["x2", "x٣"]
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        ["epoch-1.pth", "epoch-9.pth", "epoch-10.pth"],
+        ["last.pth", "model_best.pth", "epoch-1.pth", "epoch-2.pth"],
+        ["resnet50-last.pth", "resnet50-1.pth", "resnet50-2.pth"],
+        ["val_loss=0.9-epoch=1.ckpt", "val_loss=0.25-epoch=2.ckpt", "val_loss=0.3-epoch=10.ckpt"],
+        ["epoch=1-step=50.ckpt", "epoch=1-step=100.ckpt", "epoch=2-step=20.ckpt"],
+        ["epoch=2.ckpt", "epoch=2-v1.ckpt", "epoch=3.ckpt"],
+        ["model_epoch_9_acc_0.9.pth", "model_epoch_10_acc_0.1.pth"],
+        ["checkpoint-500", "checkpoint-1000"],
+    ],
+)
+def test_names_are_in_the_order_of_the_training(expected):
+    assert in_order(expected[::-1]) == expected

@@ -97,3 +97,9 @@ def test_pieces_that_do_not_say_their_place_are_an_error(tmp_path, sharding, mes
     path = tmp_path / "shard-00001-model-00001-of-00001.safetensors"
     safetensors.numpy.save_file({"w": np.ones(3)}, path, metadata)
     assert message in refusal(tmp_path)
+
+
+def test_a_piece_given_alone_is_refused(folder):
+    """Two ranks' pieces have the same names, and would be averaged with each other."""
+    for path in folder.iterdir():
+        assert "one rank's piece of the tensors of a checkpoint; give its folder" in refusal(path)
