@@ -16,15 +16,17 @@ from swa_tools.checkpoints.metadata import (
     ViewInfo,
 )
 from swa_tools.checkpoints.reader import Checkpoint, open_checkpoint
+from swa_tools.checkpoints.weights_output import (
+    check_weights_output,
+    is_torch_name,
+    weights_output,
+    write_checkpoint,
+)
 from swa_tools.checkpoints.writer import (
     SafetensorsWriter,
     atomic_output,
     check_output,
-    check_weights_output,
     file_metadata,
-    is_torch_name,
-    weights_output,
-    write_checkpoint,
 )
 
 

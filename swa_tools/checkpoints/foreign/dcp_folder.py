@@ -21,8 +21,8 @@ from swa_tools.checkpoints.foreign.inert_pickle import (
     read_pickle,
 )
 from swa_tools.checkpoints.foreign.pieces import Piece, PieceReader, make_up
+from swa_tools.checkpoints.foreign.rebuilding import REBUILD
 from swa_tools.checkpoints.foreign.stored_tensor import (
-    REBUILD,
     TORCH_DTYPES,
     Storage,
     StoredTensor,

@@ -14,7 +14,8 @@ from typing import IO, Any, cast
 from swa_tools.checkpoints.files import Input
 from swa_tools.checkpoints.foreign.inert_pickle import BrokenPickleError, read_pickle
 from swa_tools.checkpoints.foreign.other_formats import name_of_format, name_of_zip
-from swa_tools.checkpoints.foreign.stored_tensor import REBUILD, Storage, StoredTensor, storage_of
+from swa_tools.checkpoints.foreign.rebuilding import REBUILD, storage_of
+from swa_tools.checkpoints.foreign.stored_tensor import Storage, StoredTensor
 from swa_tools.checkpoints.foreign.window import BUFFER_BYTES, Window
 from swa_tools.errors import CheckpointError
 

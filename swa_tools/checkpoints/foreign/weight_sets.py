@@ -39,7 +39,7 @@ MAX_LISTED = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Weights:
+class ChosenWeights:
     """The set of tensors that was taken from a file.
 
     Attributes:
@@ -53,7 +53,7 @@ class Weights:
     is_lightning: bool
 
 
-def choose_weights(loaded: Any, entry: str | None, *, where: str) -> Weights:
+def choose_weights(loaded: Any, entry: str | None, *, where: str) -> ChosenWeights:
     """Take the weights out of what a file holds.
 
     Args:
@@ -97,7 +97,7 @@ def choose_weights(loaded: Any, entry: str | None, *, where: str) -> Weights:
             ) from error
     if root is not None:
         _refuse_gathered_elsewhere(root, tensors, where=where)
-    return Weights(tensors, tuple(notes), is_lightning)
+    return ChosenWeights(tensors, tuple(notes), is_lightning)
 
 
 def _only_set(

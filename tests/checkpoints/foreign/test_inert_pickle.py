@@ -25,7 +25,7 @@ from swa_tools.checkpoints.foreign.inert_pickle import (
     Inert,
     read_pickle,
 )
-from swa_tools.checkpoints.foreign.stored_tensor import REBUILD
+from swa_tools.checkpoints.foreign.rebuilding import REBUILD
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
