@@ -52,7 +52,7 @@ def test_budget_ends_with_the_run_unless_it_is_given():
 
 
 def test_the_rest_of_an_annealing_starts_inside_its_budget():
-    # The start of shared/data: stopped at 15 of 20 epochs, where the rate stood at 0.08.
+    # A run that was stopped at 15 of 20 epochs, where the rate stood at 0.08.
     rest = build("anneal", lr_max=0.21, budget_epochs=20, start_epoch=15, n_epochs=5)
     assert rest.start_steps == 1500
     assert rest.lr(1) < 0.21 * 0.38125 < rest.lr(1) + 0.001
