@@ -17,7 +17,8 @@ from typing import Protocol, Self
 
 from swa_tools.checkpoints.header import Source, TensorInfo, read_header
 from swa_tools.checkpoints.read_ahead import Span
-from swa_tools.checkpoints.remote import RemoteFile, RemotePath
+from swa_tools.checkpoints.remote import RemotePath
+from swa_tools.checkpoints.remote_file import RemoteFile
 from swa_tools.errors import CheckpointError
 
 MAX_OPEN_FILES = 10240

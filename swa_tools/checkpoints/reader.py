@@ -23,7 +23,8 @@ from swa_tools.checkpoints.foreign.torch_format import ZIP_START
 from swa_tools.checkpoints.header import JSON_BLANKS, PREFIX_BYTES
 from swa_tools.checkpoints.metadata import METADATA_KEY, CheckpointMetadata, parse_metadata
 from swa_tools.checkpoints.names import plain_names
-from swa_tools.checkpoints.remote import RemotePath, as_path, in_parallel, read_ahead
+from swa_tools.checkpoints.remote import RemotePath, as_path, in_parallel
+from swa_tools.checkpoints.remote_file import read_ahead
 from swa_tools.checkpoints.sharded import SHARD, Shard, open_index
 from swa_tools.errors import CheckpointError
 

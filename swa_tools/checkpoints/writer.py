@@ -90,8 +90,10 @@ def atomic_output(path: str | Path, *, force: bool = False) -> Iterator[BinaryIO
 @contextlib.contextmanager
 def _sent_at_the_end(path: RemotePath, *, force: bool) -> Iterator[BinaryIO]:
     """Give a local file, which is sent to a server when the block ends without an error."""
+    local = Path(tempfile.gettempdir(), path.name)
+    remove_abandoned(local)
     try:
-        with temporary_file(Path(tempfile.gettempdir(), path.name)) as file:
+        with temporary_file(local) as file:
             yield file
             file.flush()
             check_output(path, force=force)

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -281,6 +282,12 @@ class TestFolders:
 
         return write
 
+    def test_what_a_killed_writer_left_is_removed_by_the_next(self, states, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        (tmp_path / ".x.safetensors.0123456789ab.tmp").write_bytes(b"half of it")
+        states("run/x.safetensors", 1)
+        assert os.listdir(tmp_path) == []
+
     def test_a_folder_of_checkpoints(self, states, tmp_path):
         for i in (10, 9, 2):
             states(f"run/epoch-{i}.safetensors", i)
@@ -444,6 +451,7 @@ def test_hugging_face_needs_no_driver(file_server, tmp_path):
 
 PEAK = """
 import sys
+import tempfile
 from swa_tools.averaging import average_checkpoints
 average_checkpoints(sys.argv[1:-1], sys.argv[-1])
 with open("/proc/self/status") as status:

@@ -14,12 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from swa_tools.checkpoints.files import Input, open_input
-from swa_tools.checkpoints.foreign.inert_pickle import (
-    BrokenPickleError,
-    Global,
-    Inert,
-    read_pickle,
-)
+from swa_tools.checkpoints.foreign.inert import Global, Inert
+from swa_tools.checkpoints.foreign.inert_pickle import BrokenPickleError, read_pickle
 from swa_tools.checkpoints.foreign.pieces import Piece, PieceReader, make_up
 from swa_tools.checkpoints.foreign.rebuilding import REBUILD
 from swa_tools.checkpoints.foreign.stored_tensor import (

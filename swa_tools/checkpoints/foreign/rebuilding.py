@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from swa_tools.checkpoints.dtypes import DTYPES
-from swa_tools.checkpoints.foreign.inert_pickle import Global, Inert, plain_key
+from swa_tools.checkpoints.foreign.inert import Global, Inert, plain_key
 from swa_tools.checkpoints.foreign.stored_tensor import (
     OTHER_ITEMSIZES,
     TORCH_DTYPES,

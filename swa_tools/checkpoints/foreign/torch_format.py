@@ -76,9 +76,12 @@ def read_contents(file: Input, *, start: int = 0, end: int | None = None) -> Con
             return _zip_contents(file, start, end)
         return _old_contents(file, start, end)
     except (BrokenPickleError, zipfile.BadZipFile, struct.error) as error:
+        what = str(error)[:200]
+        if beginning.startswith(ZIP_START) and "not a zip file" in what:
+            what = "it has no end: was it cut off while it was written or copied?"
         problem = name_of_format(file.path, beginning) or (
             "not a checkpoint that can be read: expected safetensors or a file of torch.save, found"
-            f" something else or a damaged one ({str(error)[:200]})"
+            f" something else or a damaged one ({what})"
         )
         raise CheckpointError(f"{file.path}: {problem}") from error
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from swa_tools.checkpoints.foreign.inert_pickle import Inert
+from swa_tools.checkpoints.foreign.inert import Inert
 from swa_tools.checkpoints.foreign.stored_tensor import StoredTensor
 from swa_tools.checkpoints.names import is_buffer_of_batchnorm
 from swa_tools.errors import CheckpointError, NoWeightsError
@@ -109,6 +109,7 @@ def _only_set(
     sets = dict(_sets(root))
     known = {id(found) for found in sets.values()}
     in_lists = [p for p, found in _sets(root, into_lists=True) if id(found) not in known]
+    in_lists += _lists(root)
     modules = _modules(root)
     if not (sets or in_lists or modules):
         sets = {path: found for path, found in _walk(root) if _tensors(found)}
@@ -142,6 +143,18 @@ def _sets(
     for path, mapping in _walk(root, into_lists=into_lists):
         if any(tensor.could_be_a_weight for tensor in _tensors(mapping).values()):
             yield path, mapping
+
+
+def _lists(root: Mapping[Any, Any]) -> Iterator[str]:
+    """Find the lists that hold something like weights, as moving averages are often kept."""
+    seen: set[int] = set()
+    for path, mapping in _walk(root):
+        for key, value in (_mapping(mapping) or {}).items():
+            if _is_bookkeeping(key) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if any(tensor.could_be_a_weight for tensor in _list_of_tensors(value)):
+                yield str(key) if path == THE_FILE else f"{path}.{key}"
 
 
 def _modules(root: Mapping[Any, Any]) -> list[str]:
@@ -193,9 +206,9 @@ def _walk(
                 queue.append((inner, child, depth + 1))
 
 
-def _is_bookkeeping(key: str | int) -> bool:
+def _is_bookkeeping(key: Any) -> bool:
     """Tell the keys under which no weights are looked for unless they are named."""
-    if isinstance(key, int):
+    if not isinstance(key, str):
         return True  # an optimizer's state by number of parameter
     return re.search("optim(?!al)", key.lower()) is not None or key.endswith("_extra_state")
 

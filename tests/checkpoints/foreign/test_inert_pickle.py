@@ -19,12 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swa_tools.checkpoints.foreign import inert_pickle
-from swa_tools.checkpoints.foreign.inert_pickle import (
-    BrokenPickleError,
-    Global,
-    Inert,
-    read_pickle,
-)
+from swa_tools.checkpoints.foreign.inert import Global, Inert
+from swa_tools.checkpoints.foreign.inert_pickle import BrokenPickleError, read_pickle
 from swa_tools.checkpoints.foreign.rebuilding import REBUILD
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

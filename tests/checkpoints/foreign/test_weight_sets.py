@@ -172,6 +172,10 @@ def test_a_moving_average_kept_as_a_list_gets_the_names_of_the_parameters(opened
         "the weights are those under 'ema.shadow_params'",
         "a list; its names, and BatchNorm's statistics, are those of 'model'",
     )
+    listed = "several sets of weights in one file: 'model', 'ema.shadow_params'; choose one"
+    assert refusal(content).startswith(listed)
+    lone = {"norm": OTHER, "ema": content["ema"]}
+    assert "'norm', 'ema.shadow_params'; choose one" in refusal(lone)
     content["ema"]["shadow_params"] = moving[:3]
     assert "is a list of 3 tensors, and no set in the file has" in refusal(
         content, entry="ema.shadow_params"
